@@ -1,0 +1,1 @@
+"""Floor 2, rules: files → a judge. Imports `smtp/` and the session's verdicts; no I/O after loading."""

@@ -1,0 +1,228 @@
+"""The judge: rules, compiled once, asked by sessions.
+
+Every name of the registry has a treatment: that of the last rule about it, else the registry's default. Compiled, that
+is one function for each verb that is not simply allowed and one for the replies to EHLO and LHLO; a verb nothing is
+decided about has no function and costs no call. A name that is not in the registry is denied: an extension nobody has
+described may change framing, and what can't be framed can't be inspected.
+
+Denying an extension is coherent by construction. Its keyword is not told, in whatever spelling; its verbs are answered
+here; and its parameters are refused because the session lets a client use no parameter of an extension it was not told.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from smtpproxy.policy.rules import ExtensionRule, Treatment
+from smtpproxy.session.ledger import Exchange
+from smtpproxy.session.session import Session
+from smtpproxy.session.state import Transaction
+from smtpproxy.session.verdicts import PASS, Action, CommandRule, Depth, ReplyRule, Verdict
+from smtpproxy.smtp import replies as say
+from smtpproxy.smtp.capabilities import Capabilities, Offer
+from smtpproxy.smtp.commands import Command
+from smtpproxy.smtp.registry.extensions import EXTENSIONS
+from smtpproxy.smtp.registry.features import feature
+from smtpproxy.smtp.registry.rows import Argument, Default
+from smtpproxy.smtp.registry.verbs import VERBS
+from smtpproxy.smtp.replies import OwnReply, Reply, multiline, own
+
+_DEFAULTS: Mapping[Default, Treatment] = MappingProxyType(
+    {
+        Default.ALLOW: Treatment.ALLOW,
+        Default.DENY: Treatment.DENY,
+        Default.TLS: Treatment.TLS,
+        Default.LIMIT: Treatment.LIMIT,
+        Default.TERMINATE: Treatment.DENY,  # until both links can be encrypted here; answered 454 by the verb's row
+    }
+)
+_CACHED = 256  # EHLO replies remembered as told; servers give the same one again and again
+
+
+class Judge:
+    """What sessions are judged by: shipped defaults and the rules given, the later one winning."""
+
+    header = None
+    content = None
+    malformed = None
+
+    def __init__(self, rules: Iterable[ExtensionRule] = (), *, recipients: int = 0) -> None:
+        self.rules = tuple(rules)
+        self._verbs: dict[bytes, tuple[Treatment, ExtensionRule | None]] = {}
+        self._keywords: dict[bytes, tuple[Treatment, ExtensionRule | None]] = {}
+        for name, verb in VERBS.items():
+            self._verbs[name] = (_DEFAULTS[verb.default], None)
+        for name, extension in EXTENSIONS.items():
+            self._keywords[name] = (_DEFAULTS[extension.default], None)
+        self._size = 0
+        self._recipients = recipients
+        for rule in self.rules:
+            self._apply(rule)
+        self._told: dict[tuple[bytes, bool], tuple[Reply, tuple[str, ...], str]] = {}
+        self.commands: Mapping[str, CommandRule] = MappingProxyType(self._compile())
+        self.replies: Mapping[str, ReplyRule] = MappingProxyType(
+            {"EHLO": self._hello, "LHLO": self._hello, "HELO": self._helo}
+        )
+
+    def _apply(self, rule: ExtensionRule) -> None:
+        for verb in rule.feature.verbs:
+            self._verbs[verb] = (rule.treatment, rule)
+        for keyword in rule.feature.keywords:
+            self._keywords[keyword] = (rule.treatment, rule)
+        if rule.treatment is Treatment.LIMIT and b"SIZE" in rule.feature.keywords:
+            self._size = rule.limit
+        elif b"SIZE" in rule.feature.keywords:
+            self._size = 0
+        if rule.treatment is Treatment.LIMIT and b"LIMITS" in rule.feature.keywords:
+            self._recipients = rule.limit
+
+    # ------------------------------------------------------------------------------------------------- commands
+
+    def _compile(self) -> dict[str, CommandRule]:
+        compiled: dict[str, CommandRule] = {}
+        for name, (treatment, rule) in self._verbs.items():
+            if treatment in (Treatment.DENY, Treatment.TLS):
+                verb = VERBS[name]
+                reply = rule.reply if rule is not None and rule.reply is not None else own(verb.refusal)
+                compiled[verb.name] = self._refusal(reply, rule.name if rule else "default", treatment)
+        if self._size:
+            for name, verb in VERBS.items():
+                if verb.argument is Argument.MAIL and self._verbs[name][0] is Treatment.ALLOW:
+                    compiled[verb.name] = self._declared_size
+        return compiled
+
+    @staticmethod
+    def _refusal(reply: OwnReply, rule: str, treatment: Treatment) -> CommandRule:
+        verdict = Verdict(Action.ANSWER, reply, rule)
+        if treatment is Treatment.DENY:
+            return lambda command, session: verdict
+        return lambda command, session: PASS if session.client.tls is not None else verdict
+
+    def _declared_size(self, command: Command, session: Session) -> Verdict:
+        """SIZE= beyond the limit is refused at MAIL (RFC 1870 §6.1), however many digits it has."""
+        for keyword, value in command.argument.parameters:
+            if keyword == b"SIZE" and value is not None and int(value) > self._size:
+                return Verdict(Action.ANSWER, say.TOO_BIG, self.owner(b"SIZE"))
+        return PASS
+
+    # -------------------------------------------------------------------------------------------------- replies
+
+    def _allowed(self, keyword: bytes, encrypted: bool) -> bool:
+        treatment, _ = self._keywords.get(keyword, (Treatment.DENY, None))
+        if treatment is Treatment.TLS:
+            return encrypted
+        if treatment is Treatment.DENY:
+            return False
+        row = EXTENSIONS.get(keyword)
+        return row is None or all(self._allowed(need.encode(), encrypted) for need in row.needs)
+
+    def _hello(self, got: Reply, exchange: Exchange, session: Session) -> Verdict:
+        if got.digit != 2:
+            return PASS
+        key = (got.raw, session.client.tls is not None)
+        found = self._told.get(key)
+        if found is None:
+            if len(self._told) >= _CACHED:
+                self._told.clear()
+            found = self._told[key] = self._filtered(got, key[1], session.limits.ehlo_lines)
+        told, anomalies, rule = found
+        if told.raw == got.raw:
+            return PASS
+        return Verdict(Action.REWRITE, told, rule, anomalies)
+
+    def _filtered(self, got: Reply, encrypted: bool, most: int) -> tuple[Reply, tuple[str, ...], str]:
+        """The list with what is allowed of it: keywords taken out, values limited, doubles dropped."""
+        offered = Capabilities.from_reply(got)
+        seen: set[tuple[bytes, bool]] = set()
+        anomalies: dict[str, None] = {}
+        rules: dict[str, None] = {}
+        if offered.malformed:
+            anomalies["ehlo-line-malformed"] = None
+        allowed = {o.keyword for o in offered.offers[:most] if self._allowed(o.keyword, encrypted)}
+
+        def change(offer: Offer) -> bytes | None:
+            keyword = offer.keyword
+            row = EXTENSIONS.get(keyword)
+            needed = row is None or all(need.encode() in allowed for need in row.needs)
+            if keyword not in allowed or not needed:
+                anomalies["keyword-stripped"] = None
+                rules[self.owner(keyword) or "default"] = None
+                return None
+            if (keyword, offer.twin) in seen:
+                anomalies["ehlo-keyword-repeated"] = None
+                return None
+            seen.add((keyword, offer.twin))
+            line = self._limited(offer, offered)
+            if line != offer.line:
+                rules[self.owner(keyword) or "default"] = None
+            return line
+
+        told = offered.edited(change)
+        same = not offered.malformed and len(told.offers) == len(offered.offers)
+        reply = told.to_reply()
+        if same and reply.raw == got.raw:
+            return got, (), ""
+        if got.code != 250:
+            reply = multiline(got.code, reply.lines)
+        return reply, tuple(anomalies), " ".join(rules)
+
+    def _limited(self, offer: Offer, offered: Capabilities) -> bytes:
+        """SIZE and LIMITS show the smaller of the server's number and ours."""
+        if offer.keyword == b"SIZE" and self._size:
+            numbers = [int(p) for p in offered.parameters(b"SIZE") if p.isdigit() and len(p) <= 20]
+            smallest = min([n for n in numbers if n > 0], default=0)
+            return b"SIZE %d" % (min(smallest, self._size) if smallest else self._size)
+        if offer.keyword == b"LIMITS" and self._recipients:
+            return b" ".join([b"LIMITS", *(self._limit(p) for p in offer.parameters)])
+        return offer.line
+
+    def _limit(self, parameter: bytes) -> bytes:
+        name, _, value = parameter.partition(b"=")
+        if name.upper() == b"RCPTMAX" and value.isdigit() and len(value) <= 20:
+            return b"RCPTMAX=%d" % min(int(value), self._recipients)
+        return parameter
+
+    @staticmethod
+    def _helo(got: Reply, exchange: Exchange, session: Session) -> Verdict:
+        """A reply to HELO has one line (RFC 5321 §4.1.1.1); more would be a list nobody may use."""
+        lines = got.lines
+        if len(lines) < 2:
+            return PASS
+        return Verdict(Action.REWRITE, multiline(got.code, lines[:1]), "default", ("helo-multiline",))
+
+    # ------------------------------------------------------------------------------------------ what sessions ask
+
+    def depth(self, transaction: Transaction) -> Depth:
+        """No rule of these looks into content."""
+        return Depth.STREAM
+
+    def max_size(self, session: Session) -> int:
+        """Octets of content in one mail; 0: no limit of ours."""
+        return self._size
+
+    def owner(self, name: bytes) -> str:
+        """The rule that decides about this keyword or verb; "" where the registry's default does."""
+        for table in (self._keywords, self._verbs):
+            rule: Any = table.get(name, (None, None))[1]
+            if rule is not None:
+                return str(rule.name)
+        return ""
+
+
+@lru_cache(maxsize=1)
+def default_judge() -> Judge:
+    """The judge of the registry's defaults alone."""
+    return Judge()
+
+
+def extension_rule(name: str, treatment: Treatment, limit: int = 0, reply: str = "") -> ExtensionRule:
+    """A rule made in code (tests, the demo).
+
+    Raises:
+        KeyError: no such name in the registry.
+    """
+    found = feature(name)
+    if found is None:
+        raise KeyError(name)
+    return ExtensionRule(f"{treatment.value}-{name}".lower(), "", found, treatment, limit, own(reply) if reply else None)

@@ -1,0 +1,452 @@
+"""Content on its way through a session: one mail by DATA (`Incoming`), or by BDAT (`Chunks`).
+
+How deep it is looked into is asked of the judge when it begins (architecture §7) and decides when the server hears of it:
+
+- STREAM: DATA went to the server, 354 was told; the octets follow as they come.
+- HEADER: DATA was answered here; the header section is held back, judged, edited; then our own DATA goes to the
+  server, and what was held and what comes follow its 354.
+- WHOLE: the same, with all of the content held back (in a spool).
+
+The rules, whatever the depth:
+
+1. A mail that is refused here never completes at the server (S4): in STREAM its link is aborted, for nothing can be
+   taken back; before our own DATA was sent, RSET takes the transaction back and the session lives on.
+2. What is refused is read on to its end and thrown away, up to a bound: stopping early would turn it into commands.
+3. 250 to an end of data is told only after the server's own 250 to that end of data.
+4. The octets of a chunk are taken whatever becomes of its BDAT, because they are already on their way.
+"""
+
+import hashlib
+import io
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from smtpproxy.session.ledger import Exchange
+from smtpproxy.session.records import Kind
+from smtpproxy.session.state import Transaction
+from smtpproxy.session.verdicts import Action, Depth, Verdict
+from smtpproxy.smtp import replies as say
+from smtpproxy.smtp.values import Chunk
+from smtpproxy.smtp.commands import Command, parse_command
+from smtpproxy.smtp.readers import Content, stuffed
+from smtpproxy.smtp.registry.verbs import END, VERBS
+from smtpproxy.smtp.replies import OwnReply, Reply
+
+if TYPE_CHECKING:
+    from smtpproxy.session.session import Session
+
+PIECE: Final = 262_144  # octets of held-back content given to the server at a time
+
+
+def _ours(line: bytes) -> Command:
+    command = parse_command(line)
+    if not isinstance(command, Command):
+        raise AssertionError(line)
+    return command
+
+
+class Way(Enum):
+    """Where the octets go."""
+
+    PASSING = "passing"  # to the server
+    HEADER = "header"  # held back until the header section is whole
+    WHOLE = "whole"  # held back until the end
+    WAITING = "waiting"  # judged; the server's go-ahead is awaited
+    SWALLOW = "swallow"  # nowhere
+
+    __hash__ = object.__hash__
+
+
+class _Inspected:
+    """What DATA and BDAT have in common: counting, holding back, judging, refusing."""
+
+    def __init__(self, session: "Session", transaction: Transaction, depth: Depth) -> None:
+        self.session = session
+        self.transaction = transaction
+        self.way = {Depth.STREAM: Way.PASSING, Depth.HEADER: Way.HEADER, Depth.WHOLE: Way.WHOLE}[depth]
+        self.over = False
+        self.reply: OwnReply | Reply = say.DISCARDED  # what is told at the end of swallowed content
+        self.action = "answer"
+        self.rule = ""
+        self.anomalies: tuple[str, ...] = ()
+        self.reset = False  # the server still has the transaction: RSET takes it back
+        self.hangup = False
+        self._digest = hashlib.sha256()
+        self._held = bytearray()  # HEADER: the header section so far, and what came with its end
+        self._spool: Any = None
+        self._max = session.judge.max_size(session)
+        self._swallowed = 0
+
+    def finish(self) -> None:
+        """All of the content has come."""
+        self.transaction.digest = self._digest.hexdigest()
+
+    def refuse(self, reply: OwnReply | Reply, anomaly: str = "", *, rule: str = "", action: str = "answer") -> None:
+        """The rest is swallowed and `reply` told at the end."""
+        if anomaly:
+            self.anomalies += (anomaly,)
+        self.reply = reply
+        self.action = action
+        self.rule = rule
+        self._held.clear()
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+        self.take_back()
+        self.way = Way.SWALLOW
+
+    def take_back(self) -> None:
+        """See to it that what the server has of the mail never completes."""
+
+    def swallowed(self, octets: int) -> None:
+        """Count what is thrown away: there is an end to that too."""
+        self._swallowed += octets
+        if self._swallowed > self.session.limits.swallow:
+            self.session.client_violated("swallow-limit", f"over {self.session.limits.swallow} octets", say.TOO_BIG)
+
+    def count(self, plain: bytes) -> bool:
+        """Count and digest a piece; False when it made the mail too big."""
+        self.transaction.size += len(plain)
+        self._digest.update(plain)
+        if self._max and self.transaction.size > self._max:
+            self.refuse(say.TOO_BIG, "over-size", rule=self.session.judge.owner(b"SIZE"))
+            return False
+        return True
+
+    def hold(self, plain: bytes) -> bool:
+        """Keep a piece back. True when the header section is whole now (HEADER only)."""
+        if self.way is Way.WHOLE:
+            if self._spool is None:
+                self._spool = self.session.spool() if self.session.spool is not None else io.BytesIO()
+            self._spool.write(plain)
+            return False
+        seen = max(len(self._held) - 3, 0)
+        self._held += plain
+        if self._held.startswith(b"\r\n") or self._held.find(b"\r\n\r\n", seen) >= 0:
+            return True
+        if len(self._held) > self.session.limits.header:
+            self.refuse(say.HEADER_TOO_BIG, "header-too-big")
+        return False
+
+    def judge_header(self) -> bool:
+        """Have the header section judged; False when that refused the mail."""
+        held = bytes(self._held)
+        end = 2 if held.startswith(b"\r\n") else held.find(b"\r\n\r\n") + 4
+        if end < 4 and end != 2:
+            end = len(held)
+        judge = self.session.judge.header
+        verdict = self._decide(judge, held[:end]) if judge is not None else None
+        if verdict is None or verdict.action is Action.PASS:
+            return True
+        if verdict.action is Action.REWRITE:
+            self.rule = verdict.rule
+            self._held = bytearray(verdict.value + held[end:])
+            return True
+        self._apply(verdict)
+        return False
+
+    def judge_content(self) -> bool:
+        """Have the whole content judged; False when that refused the mail."""
+        if self._spool is None:
+            self._spool = io.BytesIO()
+        self._spool.seek(0)
+        judge = self.session.judge.content
+        verdict = self._decide(judge, self._spool) if judge is not None else None
+        if verdict is None or verdict.action is Action.PASS:
+            self._spool.seek(0)
+            return True
+        if verdict.action is Action.REWRITE:
+            self.rule = verdict.rule
+            self._spool.close()
+            self._spool = io.BytesIO(verdict.value)
+            return True
+        self._apply(verdict)
+        return False
+
+    def _decide(self, judge: Any, subject: Any) -> Verdict:
+        try:
+            verdict: Verdict = judge(subject, self.session)
+        except Exception as error:
+            self.session.note(Kind.NOTE, anomaly="rule-failed", subject="content", why=type(error).__name__)
+            return Verdict(Action.ANSWER, say.RULE_FAILED, anomalies=("rule-failed",))
+        return verdict
+
+    def _apply(self, verdict: Verdict) -> None:
+        self.anomalies += verdict.anomalies
+        reply = say.DISCARDED if verdict.action is Action.DISCARD else verdict.value
+        self.hangup = verdict.action is Action.HANGUP
+        self.refuse(reply, rule=verdict.rule, action=verdict.action.value)
+
+    def mark(self, exchange: Exchange) -> None:
+        """Put what became of the content on its exchange."""
+        exchange.action = self.action if self.way is Way.SWALLOW else exchange.action
+        exchange.rule = self.rule or exchange.rule
+        exchange.anomalies += self.anomalies
+        exchange.octets = self.transaction.size
+        exchange.closes = exchange.closes or self.hangup
+
+    def remains(self) -> "Chunks | None":
+        """What stays of it when its octets are over."""
+        return None
+
+
+class Incoming(_Inspected):
+    """One mail by DATA."""
+
+    def __init__(self, session: "Session", transaction: Transaction, depth: Depth) -> None:
+        super().__init__(session, transaction, depth)
+        self._content = Content()
+        self._end: Exchange | None = None  # the end of data, asked while the server's go-ahead is awaited
+        self._carried = b""
+
+    def take(self, data: bytes, start: int) -> int:
+        """Content in `data` from `start`; gives where the rest begins."""
+        content = self._content
+        body, after = content.take(data, start)
+        way = self.way
+        if way is Way.SWALLOW:
+            self.swallowed(after - start)
+        elif body:
+            plain = content.plain
+            if content.stray and self.session.newlines == "refuse":
+                self.refuse(say.STRAY_NEWLINE, "stray-newline-refused")
+            elif self.count(plain):
+                if way is Way.PASSING:
+                    self.session.to_server += body
+                elif self.hold(plain) and self.judge_header():
+                    self._begin()
+        if content.done:
+            self._ended()
+        return after
+
+    def _begin(self) -> None:
+        """What was held back may go: ask the server with our own DATA, and wait for its go-ahead."""
+        self.way = Way.WAITING
+        exchange = Exchange(VERBS[b"DATA"], None, self.session.clock())
+        exchange.sent = DATA
+        exchange.subject = self
+        exchange.transaction = self.transaction
+        self.session.send_own(exchange, DATA.wire, hold=True)
+
+    def _ended(self) -> None:
+        """The end of data has come."""
+        session = self.session
+        self.over = True
+        self.finish()
+        if self._content.stray and self.way is not Way.SWALLOW:
+            self.anomalies += ("stray-newline-normalised",)
+        if (self.way is Way.HEADER and self.judge_header()) or (self.way is Way.WHOLE and self.judge_content()):
+            self._begin()
+        exchange = Exchange(END, None, session.clock())
+        exchange.asked = END
+        exchange.transaction = self.transaction
+        if session.transaction is self.transaction:
+            session.transaction = None
+        self.mark(exchange)
+        if self.way is Way.PASSING:
+            session.to_server += b".\r\n"
+            exchange.sent = END
+        elif self.way is Way.SWALLOW:
+            self._tell_refusal(exchange)
+        else:
+            self._end = exchange
+            exchange.subject = self
+        session.push(exchange)
+
+    def _tell_refusal(self, exchange: Exchange) -> None:
+        exchange.told = self.reply
+        if self.reset and not self.session.server_gone:
+            exchange.sent = RSET
+            self.session.to_server += RSET.wire
+
+    def answered(self, reply: Reply) -> None:
+        """The server's reply to our own DATA."""
+        session = self.session
+        if reply.code != 354:
+            self.refuse(reply, "early-refusal")
+            if self._end is not None:
+                self.mark(self._end)
+                self._tell_refusal(self._end)
+            return
+        self.way = Way.PASSING
+        if self._spool is None:
+            session.to_server += stuffed(bytes(self._held))
+            self._held.clear()
+            if self._end is not None:
+                if not session.to_server.endswith(b"\r\n"):
+                    session.to_server += b"\r\n"
+                session.to_server += b".\r\n"
+                self._end.sent = END
+            return
+        session.hold(self._end)
+        session.incoming = self
+        self.refill()
+
+    def refill(self) -> None:
+        """A piece more of the spool, for a server that has taken all there was."""
+        if self._spool is None or self.way is not Way.PASSING or self._end is None:
+            return
+        first = self._spool.tell() == 0
+        read = self._spool.read(PIECE)
+        piece = self._carried + read
+        if read:
+            # What may be the beginning of CRLF . is kept for the next piece, so that a line's first dot is seen.
+            keep = 2 if piece.endswith(b"\r\n") else 1 if piece.endswith(b"\r") else 0
+            self._carried = piece[len(piece) - keep :]
+            piece = piece[: len(piece) - keep]
+            piece = piece.replace(b"\r\n.", b"\r\n..")
+            self.session.to_server += b"." + piece if first and piece.startswith(b".") else piece
+            return
+        tail = piece if piece.endswith(b"\r\n") or not self.transaction.size else piece + b"\r\n"
+        self.session.to_server += tail + b".\r\n"
+        self._spool.close()
+        self._spool = None
+        self._end.sent = END
+        self.session.incoming = None
+
+    def take_back(self) -> None:
+        """STREAM: half a mail is at the server, and only its link's end keeps it from being one."""
+        if self.way is Way.PASSING:
+            self.session.abort_server()
+        else:
+            self.reset = True
+
+
+class Chunks(_Inspected):
+    """One mail by BDAT, over all its chunks. Between chunks it stays with the session."""
+
+    def __init__(self, session: "Session", transaction: Transaction, depth: Depth) -> None:
+        super().__init__(session, transaction, depth)
+        self.exchange: Exchange | None = None
+        self.left = 0
+        self._last = False
+        self._size = 0  # of this chunk
+
+    @classmethod
+    def swallow(cls, session: "Session", exchange: Exchange, chunk: Chunk, reply: OwnReply) -> "Chunks":
+        """A chunk whose BDAT is refused: taken, and thrown away. What was begun before it is not touched."""
+        transaction = exchange.transaction or Transaction(0, session.null_path, ())
+        chunks = cls(session, transaction, Depth.STREAM)
+        chunks.way = Way.SWALLOW
+        chunks.reply = reply
+        chunks.exchange = exchange
+        chunks.left = chunk.size
+        chunks.over = chunk.size == 0
+        chunks._kept_by = session.incoming if isinstance(session.incoming, Chunks) else None
+        return chunks
+
+    _kept_by: "Chunks | None" = None
+
+    def begin(self, exchange: Exchange, command: Command) -> None:
+        """A BDAT that may go on."""
+        session = self.session
+        size, self._last = command.argument
+        self.exchange = exchange
+        self.left = self._size = size
+        self.over = size == 0
+        exchange.octets = size
+        if self.way is Way.PASSING and self._max and self.transaction.size + size > self._max:
+            self.refuse(say.TOO_BIG, "over-size", rule=session.judge.owner(b"SIZE"))
+        if self.way is Way.PASSING:
+            exchange.sent = command
+            session.to_server += command.wire
+        elif self.way is Way.SWALLOW:
+            self._tell_refusal(exchange)
+        session.push(exchange)
+        if size == 0:
+            self._chunk_over()
+
+    def _tell_refusal(self, exchange: Exchange) -> None:
+        self.mark(exchange)
+        exchange.octets = self._size
+        if self.action == "discard" and not self._last:
+            exchange.told = say.CHUNK_HELD
+            return
+        exchange.told = self.reply
+        if self.reset and not self.session.server_gone:
+            self.reset = False
+            exchange.sent = RSET
+            self.session.to_server += RSET.wire
+
+    def take(self, data: bytes, start: int) -> int:
+        """The chunk's octets in `data` from `start`; gives where the rest begins."""
+        end = min(len(data), start + self.left)
+        piece = data if start == 0 and end == len(data) else data[start:end]
+        self.left -= len(piece)
+        if self.way is Way.SWALLOW:
+            self.swallowed(len(piece))
+        elif self.count(piece):
+            if self.way is Way.PASSING:
+                self.session.to_server += piece
+            elif self.hold(piece) and self.judge_header():
+                self._release(self.left)
+        if self.way is Way.SWALLOW and self.exchange is not None and self._undecided:
+            self._tell_refusal(self.exchange)
+            self.session.settle()
+        if self.left == 0:
+            self.over = True
+            self._chunk_over()
+        return end
+
+    @property
+    def _undecided(self) -> bool:
+        return self.exchange is not None and self.exchange.sent is None and self.exchange.told is None
+
+    def _release(self, more: int) -> None:
+        """HEADER: judged and passed. What is held goes as a chunk of our own, together with the rest of this one."""
+        self._send(bytes(self._held), more, last=self._last)
+        self._held.clear()
+
+    def _send(self, octets: bytes, more: int, *, last: bool) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            raise AssertionError("a chunk without its BDAT")
+        command = _ours(b"BDAT %d%s\r\n" % (len(octets) + more, b" LAST" if last else b""))
+        exchange.sent = command
+        self.mark(exchange)
+        self.way = Way.PASSING
+        self.session.to_server += command.wire + octets
+
+    def _chunk_over(self) -> None:
+        session, exchange = self.session, self.exchange
+        if exchange is not None and self._undecided:
+            if not self._last:
+                exchange.told = say.CHUNK_HELD
+                exchange.action = "answer"
+            elif self.way is Way.HEADER:
+                if self.judge_header():
+                    self._release(0)
+                else:
+                    self._tell_refusal(exchange)
+            elif self.way is Way.WHOLE:
+                if self.judge_content():
+                    self._send(self._spool.read(), 0, last=True)
+                    self._spool.close()
+                else:
+                    self._tell_refusal(exchange)
+            session.settle()
+        if self._last:
+            self.finish()
+            if session.transaction is self.transaction:
+                session.transaction = None
+
+    def remains(self) -> "Chunks | None":
+        """Between chunks the mail stays; a refused BDAT leaves what was there before it."""
+        if self._kept_by is not None or self.exchange is None:
+            return self._kept_by
+        return None if self._last else self
+
+    def refill(self) -> None:
+        """Chunks are given to the server as they come."""
+
+    def take_back(self) -> None:
+        """The server gets RSET in place of the chunk that is refused (RFC 3030 §2: that ends the sequence)."""
+        if self.way is Way.PASSING and self.left != self._size:
+            self.session.abort_server()
+        else:
+            self.reset = True
+
+
+DATA: Final = _ours(b"DATA\r\n")
+RSET: Final = _ours(b"RSET\r\n")
+NOOP: Final = _ours(b"NOOP\r\n")

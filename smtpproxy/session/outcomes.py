@@ -1,0 +1,347 @@
+"""What a command means once it is asked, and the one thing its reply changes: two tables by verb.
+
+`ASKED` is what a forwarded command changes at once (rules see the transaction as asked so far, architecture §6);
+`REPLIED` is what its reply changes, in reply order. `check_sensible` is I9: a reply that makes no sense where it
+arrived is never told.
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from smtpproxy.session.content import Chunks, Incoming
+from smtpproxy.session.ledger import Exchange
+from smtpproxy.session.records import Kind
+from smtpproxy.session.state import Phase, Recipient, Transaction
+from smtpproxy.session.verdicts import Action, Depth, ReplyRule
+from smtpproxy.smtp import replies as say
+from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
+from smtpproxy.smtp.commands import Command
+from smtpproxy.smtp.errors import ProtocolError, Side
+from smtpproxy.smtp.registry.rows import Framing, Verb
+from smtpproxy.smtp.replies import OwnReply, Reply, multiline
+
+if TYPE_CHECKING:
+    from smtpproxy.session.session import Session
+
+
+# ------------------------------------------------------------------------------------------------------- as asked
+
+
+def _asked_reset(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """RSET and a new hello take the transaction back (RFC 5321 §4.1.1.5, §4.1.4)."""
+    session.transaction = None
+    session.incoming = None
+    return False
+
+
+def _asked_mail(session: "Session", exchange: Exchange, command: Command) -> bool:
+    session.incoming = None
+    return False
+
+
+def _asked_rcpt(session: "Session", exchange: Exchange, command: Command) -> bool:
+    if session.transaction is not None:
+        path, parameters = command.argument
+        recipient = Recipient(path, parameters)
+        session.transaction.recipients.append(recipient)
+        exchange.subject = recipient
+    return False
+
+
+def _asked_data(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """How deep the content is looked into decides who answers DATA (architecture §7)."""
+    transaction = session.transaction
+    if transaction is None:
+        return False
+    depth = session.judge.depth(transaction)
+    if depth is Depth.STREAM:
+        return False
+    exchange.conclude = _tell_deferred
+    exchange.subject = depth
+    session.hold(exchange)
+    session.push(exchange)
+    return True
+
+
+def _tell_deferred(exchange: Exchange) -> None:
+    """A deferred DATA at the head: go ahead if the server has accepted a recipient by now."""
+    transaction = exchange.transaction
+    exchange.action = "answer"
+    exchange.told = say.GO_AHEAD if transaction is not None and transaction.accepted else say.NO_RECIPIENTS
+
+
+def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """BDAT: only within a transaction that has a recipient, so that a server has no reason to read octets as commands."""
+    transaction = session.transaction
+    if transaction is None or not transaction.recipients:
+        exchange.action = "answer"
+        session.refuse(exchange, say.NO_TRANSACTION)
+        return True
+    chunks = session.incoming
+    if not isinstance(chunks, Chunks):
+        chunks = Chunks(session, transaction, session.judge.depth(transaction))
+        transaction.chunked = True
+        session.incoming = chunks
+    chunks.begin(exchange, command)
+    session.chunk_follows()
+    return True
+
+
+Asked = Callable[["Session", Exchange, Command], bool]
+
+# True: the command was dealt with whole and is not forwarded as it stands.
+ASKED: Final[MappingProxyType[str, Asked]] = MappingProxyType(
+    {
+        **dict.fromkeys(("EHLO", "HELO", "LHLO", "RSET"), _asked_reset),
+        **dict.fromkeys(("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM"), _asked_mail),
+        "RCPT": _asked_rcpt,
+        "DATA": _asked_data,
+        "BDAT": _asked_bdat,
+    }
+)
+
+
+# ------------------------------------------------------------------------------------------------------ as replied
+
+
+def _done(exchange: Exchange) -> bool:
+    return exchange.got is not None and exchange.got.digit == 2 and not exchange.lost
+
+
+def _replied_hello(session: "Session", exchange: Exchange) -> None:
+    if not _done(exchange) or not isinstance(exchange.asked, Command):
+        return
+    got, told = exchange.got, exchange.told
+    esmtp = exchange.verb.name != "HELO"
+    session.client.hello = exchange.asked.argument.domain
+    session.server.esmtp = session.client.esmtp = esmtp
+    session.server.lmtp = session.client.lmtp = exchange.verb.name == "LHLO"
+    session.server.capabilities = Capabilities.from_reply(got) if esmtp and got is not None else NO_CAPABILITIES
+    session.client.capabilities = Capabilities.from_reply(told) if esmtp and told.digit == 2 else NO_CAPABILITIES
+    _abandon(session, "hello")
+
+
+def _replied_mail(session: "Session", exchange: Exchange) -> None:
+    if _done(exchange) and exchange.transaction is not None:
+        _abandon(session, "another MAIL")
+        exchange.transaction.begun = True
+        session.begun = exchange.transaction
+        session.note(Kind.BEGIN, exchange.transaction)
+
+
+def _replied_rcpt(session: "Session", exchange: Exchange) -> None:
+    if isinstance(exchange.subject, Recipient):
+        exchange.subject.accepted = _done(exchange)
+
+
+def _replied_rset(session: "Session", exchange: Exchange) -> None:
+    if _done(exchange) and exchange.asked is not None:
+        _abandon(session, "RSET")
+
+
+def _abandon(session: "Session", why: str) -> None:
+    """A transaction that was begun and came to no end of data."""
+    if session.begun is not None:
+        session.note(Kind.REFUSED, session.begun, why=why)
+        session.begun = None
+
+
+def _replied_data(session: "Session", exchange: Exchange) -> None:
+    if exchange.asked is None:
+        if isinstance(exchange.subject, Incoming) and exchange.got is not None:
+            exchange.subject.answered(exchange.got)
+        return
+    told = exchange.told
+    if told is None or told.code != 354:
+        return
+    transaction = exchange.transaction or session.begin_unasked()
+    depth = exchange.subject if isinstance(exchange.subject, Depth) else Depth.STREAM
+    session.incoming = Incoming(session, transaction, depth)
+
+
+def _replied_end(session: "Session", exchange: Exchange) -> None:
+    """The mail's outcome: committed only by the server's own 250 to this end of data (S3)."""
+    transaction = exchange.transaction
+    if transaction is None:
+        return
+    replies = [*exchange.replies_before, exchange.told]
+    transaction.outcome = exchange.told
+    if session.begun is transaction:
+        session.begun = None
+    own_end = exchange.sent is not None and (isinstance(exchange.sent, Verb) or exchange.sent.verb.name == "BDAT")
+    if own_end and not exchange.lost and any(reply.digit == 2 for reply in replies):
+        if session.client_gone:
+            exchange.anomalies += ("unacknowledged",)
+        session.committed = transaction
+        session.note(Kind.COMMIT, transaction, **_each(session, transaction, replies))
+    else:
+        session.note(Kind.REFUSED, transaction, why=exchange.action if exchange.action != "pass" else "server")
+
+
+def _each(session: "Session", transaction: Transaction, replies: list[Reply]) -> dict[str, object]:
+    """LMTP and PRDR: what became of each accepted recipient."""
+    if len(replies) < 2:
+        return {}
+    accepted = [recipient for recipient in transaction.recipients if recipient.accepted]
+    texts = [reply for reply in replies if reply.code != 353]
+    return {"each": [(r.path, str(reply)) for r, reply in zip(accepted, texts, strict=False)]}
+
+
+def _replied_bdat(session: "Session", exchange: Exchange) -> None:
+    if bdat_name(exchange) == "BDAT LAST" or (exchange.got is not None and exchange.got.digit != 2):
+        chunks = session.incoming
+        if exchange.transaction is not None and exchange.transaction.outcome is None:
+            if isinstance(chunks, Chunks) and chunks.exchange is not exchange and bdat_name(exchange) != "BDAT LAST":
+                return  # an earlier chunk failed while later ones were on their way: LAST brings the outcome
+            if bdat_name(exchange) == "BDAT LAST":
+                _replied_end(session, exchange)
+
+
+def _replied_auth(session: "Session", exchange: Exchange) -> None:
+    if isinstance(exchange.asked, Command) and exchange.verb.name != "SASL":
+        session.mechanism = exchange.asked.argument.mechanism
+    if exchange.got is None or exchange.lost or exchange.got.digit == 3:
+        return
+    session.note(
+        Kind.AUTH,
+        mechanism=session.mechanism.decode("ascii", "backslashreplace").upper(),
+        accepted=exchange.got.digit == 2,
+        reply=exchange.got.code,
+    )
+
+
+def _replied_verb(session: "Session", exchange: Exchange) -> None:
+    if _done(exchange):
+        session.expect_noise()
+
+
+def _replied_xclient(session: "Session", exchange: Exchange) -> None:
+    """XCLIENT's 220 is a new greeting: hello and list are forgotten, TLS stays (Postfix XCLIENT_README)."""
+    if _done(exchange):
+        session.transaction = None
+        session.incoming = None
+        session.client.forget()
+        session.server.forget()
+
+
+def _replied_greeting(session: "Session", exchange: Exchange) -> None:
+    if exchange.got is not None and exchange.got.digit == 4:
+        exchange.closes = True
+
+
+Replied = Callable[["Session", Exchange], None]
+
+REPLIED: Final[MappingProxyType[str, Replied]] = MappingProxyType(
+    {
+        "GREETING": _replied_greeting,
+        **dict.fromkeys(("EHLO", "HELO", "LHLO"), _replied_hello),
+        **dict.fromkeys(("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM"), _replied_mail),
+        "RCPT": _replied_rcpt,
+        "RSET": _replied_rset,
+        "DATA": _replied_data,
+        "END": _replied_end,
+        "BDAT": _replied_bdat,
+        **dict.fromkeys(("AUTH", "X-EXPS", "XAUTH", "SASL"), _replied_auth),
+        "VERB": _replied_verb,
+        "XCLIENT": _replied_xclient,
+    }
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- replies
+
+
+def bdat_name(exchange: Exchange) -> str:
+    """The phase table's name of a BDAT: `BDAT` or `BDAT LAST`."""
+    asked = exchange.asked
+    return "BDAT LAST" if isinstance(asked, Command) and asked.argument.last else "BDAT"
+
+
+def check_sensible(session: "Session", exchange: Exchange, verb: Verb, reply: Reply) -> None:
+    """I9. 3yz only where the verb's row has that code, 2yz never to DATA, 220 alone opens a session or a handshake.
+
+    Raises:
+        ProtocolError: the reply makes no sense where it arrived.
+    """
+    digit = reply.code // 100
+    if digit >= 4:
+        return
+    name = verb.name
+    if name == "GREETING":
+        if reply.code != 220:
+            raise ProtocolError(Side.SERVER, "greeting-malformed", str(reply.code))
+        return
+    if digit == 3:
+        if reply.code in verb.then or _agreed(exchange, name, reply.code):
+            return
+        raise ProtocolError(Side.SERVER, "reply-impossible", f"{reply.code} to {name}")
+    if verb.then:
+        framings = verb.then.values()
+        if name == "DATA" or (reply.code not in verb.then and Framing.TLS in framings):
+            raise ProtocolError(Side.SERVER, "reply-impossible", f"{reply.code} to {name}")
+    chunks = session.incoming
+    if name == "BDAT" and isinstance(chunks, Chunks) and chunks.exchange is exchange and chunks.left:
+        raise ProtocolError(Side.SERVER, "reply-before-end", f"{chunks.left} octets of the chunk have not been sent")
+
+
+def _agreed(exchange: Exchange, name: str, code: int) -> bool:
+    """3yz codes an extension permits where the client asked for it: 353 (PRDR), 355 (CHECKPOINT)."""
+    transaction = exchange.transaction
+    if transaction is None:
+        return False
+    if code == 353:
+        return name == "END" and transaction.parameter(b"PRDR") is not None and not exchange.replies_before
+    return code == 355 and name == "MAIL" and transaction.parameter(b"TRANSID") is not None
+
+
+def further_replies(session: "Session", exchange: Exchange, reply: Reply) -> int:
+    """How many replies more the server owes than was thought: LMTP gives one a recipient, PRDR after 353 one more."""
+    transaction = exchange.transaction
+    name = exchange.verb.name
+    if transaction is None or exchange.replies_before or (name != "END" and bdat_last(exchange) is False):
+        return 0
+    if reply.code == 353:
+        return transaction.accepted + 1
+    return max(1, transaction.accepted) - 1 if session.server.lmtp else 0
+
+
+def bdat_last(exchange: Exchange) -> bool:
+    """This exchange ends a mail by BDAT LAST."""
+    return exchange.verb.name == "BDAT" and bdat_name(exchange) == "BDAT LAST"
+
+
+def judged_reply(session: "Session", rule: ReplyRule, got: Reply, exchange: Exchange) -> Reply:
+    """The reply as the rules have it told. A rule may not change what the client's next octets are."""
+    try:
+        verdict = rule(got, exchange, session)
+    except Exception as error:
+        session.note(Kind.NOTE, anomaly="rule-failed", verb=exchange.verb.name, why=type(error).__name__)
+        exchange.anomalies += ("rule-failed",)
+        exchange.closes = True
+        return say.RULE_FAILED.plain
+    if verdict.rule:
+        exchange.rule = verdict.rule
+    exchange.anomalies += verdict.anomalies
+    if verdict.action is Action.PASS:
+        return got
+    exchange.action = verdict.action.value
+    value = verdict.value
+    told: Reply = value.form(b"ENHANCEDSTATUSCODES" in session.client.capabilities.keywords) if type(value) is OwnReply else value
+    if verdict.action is Action.HANGUP:
+        exchange.closes = True
+        return told
+    then = exchange.verb.then
+    if then.get(told.code) is not then.get(got.code):
+        exchange.anomalies += ("rule-failed",)
+        exchange.action = "pass"
+        return got
+    return told
+
+
+def one_line(reply: Reply) -> Reply:
+    """A reply to HELO has one line (RFC 5321 §4.1.1.1): the first."""
+    return multiline(reply.code, reply.lines[:1])
+
+
+__all__ = ["ASKED", "REPLIED", "Phase", "check_sensible", "further_replies", "judged_reply"]

@@ -1,0 +1,196 @@
+"""What a session knows: both peers, the transaction, and the phase.
+
+The phase is what people read: rules test it, the record names it. It never decides framing (that is `Verb.then`) and
+never forbids the client anything: the server keeps its own order and answers its own 503. It moves by one table,
+applied in reply order; a command that a server accepted where the table has no row for it is noted as out of order and
+leaves the phase as it was.
+"""
+
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from smtpproxy.smtp.values import Parameter, Path
+from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
+from smtpproxy.smtp.errors import Side
+from smtpproxy.smtp.replies import Reply
+
+
+class TLSInfo(NamedTuple):
+    """One encrypted link."""
+
+    version: str
+    cipher: str
+    sni: str = ""
+    verified: bool = False
+    names: tuple[str, ...] = ()
+
+
+class Peer:
+    """One end: the client's, or the server's.
+
+    `capabilities` of the server is what it offered; of the client, what it was told.
+    """
+
+    __slots__ = ("address", "capabilities", "esmtp", "hello", "identity", "lmtp", "side", "tls")
+
+    def __init__(self, side: Side, address: str = "") -> None:
+        self.side = side
+        self.address = address
+        self.identity = ""
+        self.tls: TLSInfo | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing said before a TLS handshake counts after it (RFC 3207 §4.2)."""
+        self.hello = b""
+        self.esmtp = False
+        self.lmtp = False
+        self.capabilities: Capabilities = NO_CAPABILITIES
+
+
+class Recipient:
+    """One RCPT of a transaction. `accepted` is None until the server has replied."""
+
+    __slots__ = ("accepted", "parameters", "path")
+
+    def __init__(self, path: Path, parameters: tuple[Parameter, ...]) -> None:
+        self.path = path
+        self.parameters = parameters
+        self.accepted: bool | None = None
+
+
+class Transaction:
+    """One mail transaction (RFC 5321 §3.3), as asked so far.
+
+    `size` and `digest` are of the content without dot-stuffing, as it was sent on; `outcome` is the reply to its end.
+    """
+
+    __slots__ = ("begun", "chunked", "digest", "dotless_octets", "number", "outcome", "parameters", "recipients",
+                 "refused", "reverse_path", "size")  # fmt: skip
+
+    def __init__(self, number: int, reverse_path: Path, parameters: tuple[Parameter, ...]) -> None:
+        self.number = number
+        self.reverse_path = reverse_path
+        self.parameters = parameters
+        self.recipients: list[Recipient] = []
+        self.begun = False  # the server accepted MAIL
+        self.chunked = False  # content comes by BDAT
+        self.refused: Any = None  # an OwnReply or Reply: the content is lost already, this is told
+        self.size = 0
+        self.digest = ""
+        self.outcome: Reply | None = None
+
+    @property
+    def accepted(self) -> int:
+        """Recipients the server accepted."""
+        return sum(1 for recipient in self.recipients if recipient.accepted)
+
+    def parameter(self, keyword: bytes) -> bytes | None:
+        """The value of a MAIL parameter; b"" if it stands without one, None if it is not there."""
+        for parameter in self.parameters:
+            if parameter.keyword == keyword:
+                return parameter.value or b""
+        return None
+
+
+class Phase(Enum):
+    """Where the conversation is (RFC 5321 §3, §4.1.4)."""
+
+    CONNECTED = "connected"
+    GREETED = "greeted"
+    READY = "ready"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    CONTENT = "content"
+    AUTH = "auth"
+    SECURING = "securing"
+    CLOSED = "closed"
+
+    __hash__ = object.__hash__
+
+
+_HELLO = ("EHLO", "HELO", "LHLO")
+_MAIL = ("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM")
+_AUTH = ("AUTH", "X-EXPS", "XAUTH")
+_TLS = ("STARTTLS", "X-ANONYMOUSTLS")
+_OPEN = (Phase.GREETED, Phase.READY, Phase.MAIL, Phase.RCPT, Phase.CONTENT)
+
+
+def _table() -> dict[tuple[Phase, str, int], Phase]:
+    table = {
+        (Phase.CONNECTED, "GREETING", 2): Phase.GREETED,
+        (Phase.MAIL, "RCPT", 2): Phase.RCPT,
+        (Phase.RCPT, "RCPT", 2): Phase.RCPT,
+        (Phase.RCPT, "DATA", 3): Phase.CONTENT,
+        (Phase.MAIL, "DATA", 3): Phase.CONTENT,  # a server may say 354 with no recipient left (RFC 5321 §3.3)
+        (Phase.RCPT, "BDAT", 2): Phase.CONTENT,
+        (Phase.CONTENT, "BDAT", 2): Phase.CONTENT,
+        (Phase.CONTENT, "BDAT LAST", 2): Phase.READY,
+        (Phase.RCPT, "BDAT LAST", 2): Phase.READY,
+        (Phase.CONTENT, "BURL", 2): Phase.CONTENT,
+        (Phase.RCPT, "BURL", 2): Phase.CONTENT,
+        (Phase.RCPT, "XEXCH50", 3): Phase.RCPT,
+        (Phase.AUTH, "SASL", 3): Phase.AUTH,
+    }
+    for digit in (2, 3, 4, 5):
+        table[Phase.CONTENT, "END", digit] = Phase.READY
+        if digit in (4, 5, 2):
+            table[Phase.AUTH, "SASL", digit] = Phase.READY
+    for digit in (4, 5):
+        table[Phase.CONTENT, "BDAT LAST", digit] = Phase.READY
+        table[Phase.RCPT, "BDAT LAST", digit] = Phase.READY
+    for verb in _MAIL:
+        table[Phase.GREETED, verb, 2] = table[Phase.READY, verb, 2] = Phase.MAIL
+    for phase in (Phase.GREETED, Phase.READY):
+        for verb in _AUTH:
+            table[phase, verb, 3] = Phase.AUTH
+            table[phase, verb, 2] = Phase.READY
+        for verb in _TLS:
+            table[phase, verb, 2] = Phase.SECURING
+        table[phase, "XCLIENT", 2] = Phase.GREETED
+    for phase in _OPEN:
+        for verb in _HELLO:
+            table[phase, verb, 2] = Phase.READY
+        table[phase, "RSET", 2] = phase if phase is Phase.GREETED else Phase.READY
+    for phase in Phase:
+        table[phase, "QUIT", 2] = Phase.CLOSED
+    return table
+
+
+TRANSITIONS: Final = MappingProxyType(_table())
+
+# Verbs whose success moves the phase: where the table has no row for one of these, the server accepted what it should
+# not have. Every other verb, and every refusal, leaves the phase as it was.
+MOVING: Final = frozenset(
+    (verb, digit)
+    for verb, digits in {
+        **dict.fromkeys(_HELLO, (2,)),
+        **dict.fromkeys(_MAIL, (2,)),
+        **dict.fromkeys(_AUTH, (2, 3)),
+        **dict.fromkeys(_TLS, (2,)),
+        "RCPT": (2,),
+        "DATA": (3,),
+        "BDAT": (2,),
+        "BDAT LAST": (2,),
+        "BURL": (2,),
+        "END": (2,),
+        "XCLIENT": (2,),
+        "XEXCH50": (3,),
+    }.items()
+    for digit in digits
+)
+
+
+def next_phase(phase: Phase, verb: str, code: int) -> tuple[Phase, bool]:
+    """The phase after `verb` was answered with `code`, and whether that was in order.
+
+    A refused greeting (554, RFC 5321 §3.1) leaves the session connected: only QUIT makes sense; 421 closes anywhere.
+    """
+    if code == 421:
+        return Phase.CLOSED, True
+    digit = code // 100
+    found = TRANSITIONS.get((phase, verb, digit))
+    if found is not None:
+        return found, True
+    return phase, (verb, digit) not in MOVING

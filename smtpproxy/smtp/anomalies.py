@@ -1,0 +1,90 @@
+"""The catalogue of anomalies: what a peer did that a well-behaved one does not do, by stable name.
+
+A name never changes its meaning and is never reused; docs/anomalies.md is generated from here. `CLOSES` are
+violations: the session ends there. The others are noted on the record of the exchange they belong to.
+"""
+
+from types import MappingProxyType
+from typing import Final
+
+CLOSES: Final = MappingProxyType(
+    {
+        # the client's lines and framing
+        "bare-lf-in-command": "The client ended a command line with LF alone; two readings of the same octets are possible.",
+        "endless-line": "The client sent a line far beyond every limit without ending it.",
+        "chunk-size-unknown": "BDAT with something else than a plain octet count: where the next command begins can't be known.",
+        "foreign-protocol": "The client speaks another protocol (HTTP or a PROXY header) on the SMTP port.",
+        "octets-behind-starttls": "The client sent octets behind STARTTLS, before the handshake (CVE-2011-0411).",
+        "octets-behind-220": "The server sent octets behind its 220 to STARTTLS, before the handshake (CVE-2021-38371).",
+        "too-many-errors": "The client sent more malformed commands than the limit allows.",
+        "too-slow": "The peer sends content more slowly than the minimum rate.",
+        "idle": "The peer said nothing for longer than its patience allows (RFC 5321 §4.5.3.2).",
+        "session-too-long": "The session lasted longer than the limit.",
+        "swallow-limit": "The client went on sending refused content beyond the limit of what is swallowed.",
+        # the server's replies
+        "reply-malformed": "The server's line is not a reply (RFC 5321 §4.2).",
+        "reply-code-out-of-range": "The server's reply code does not begin with 2, 3, 4 or 5.",
+        "reply-codes-differ": "One multi-line reply of the server carries different codes.",
+        "reply-bare-lf": "The server ended a line with LF alone.",
+        "reply-bare-cr": "The server's reply holds CR inside a line.",
+        "reply-nul": "The server's reply holds a NUL octet.",
+        "reply-line-too-long": "The server's reply line is longer than the limit.",
+        "reply-too-many-lines": "The server's reply has more lines than the limit.",
+        "reply-unsolicited": "The server gave a reply nobody asked for.",
+        "reply-impossible": "The server's reply makes no sense to the command it answers (a go-ahead where none is due).",
+        "reply-before-end": "The server acknowledged content before its end was sent.",
+        "greeting-malformed": "What the server opened with is no SMTP greeting.",
+    }
+)
+
+NOTED: Final = MappingProxyType(
+    {
+        # how a command was written
+        "blank-after-colon": "A blank between FROM: or TO: and the path; taken out before the line was sent on.",
+        "bare-path": "A path without angle brackets; they were put around it.",
+        "odd-separator": "TAB or several blanks where one blank belongs; one blank was sent on.",
+        "trailing-blank": "Blanks at the end of the command line; taken off.",
+        "leading-zeros": "A BDAT octet count with leading zeros; sent on without.",
+        "odd-hello": "The hello name is neither a domain nor an address literal.",
+        "odd-local-part": "The local-part has dots where the grammar has none.",
+        "odd-domain": "The domain has characters the grammar does not allow.",
+        "malformed-command": "The command line did not match its grammar; it was answered here.",
+        "unknown-verb": "A verb that is not in the registry.",
+        "bare-cr-in-command": "CR without LF inside a command line; the line was refused.",
+        "line-too-long": "A command line longer than the limit; it was refused.",
+        "unknown-parameter": "A MAIL or RCPT parameter that is not in the registry.",
+        "parameter-not-offered": "A parameter of an extension the client was not offered.",
+        "verb-not-offered": "A verb of an extension the client was not offered.",
+        "sasl-malformed": "A SASL line that is neither base64 nor *; the exchange was cancelled.",
+        "non-ascii-without-smtputf8": "An address beyond ASCII without the SMTPUTF8 parameter.",
+        "too-many-recipients": "More recipients in one transaction than the limit allows.",
+        # order
+        "early-talk": "The client talked before the greeting.",
+        "pipelined-behind-hold": "The client sent octets behind a command that must end its pipelining group (RFC 2920 §3.1).",
+        "out-of-order": "The server accepted a command that the session's state does not allow.",
+        # content
+        "stray-newline-normalised": "CR or LF alone, or NUL, in the content; replaced before it was sent on.",
+        "stray-newline-refused": "CR or LF alone, or NUL, in the content; the mail was refused.",
+        "over-size": "The content is larger than the limit.",
+        "header-too-big": "The header section is larger than the limit.",
+        "early-refusal": "The server refused the content before its end.",
+        # replies
+        "reply-control": "Control octets in the server's reply; replaced before it was told.",
+        "reply-no-text": "A reply line with nothing behind the code.",
+        "unknown-reply-code": "A reply code that is not in the registry; taken by its first digit.",
+        "helo-multiline": "The server answered HELO with several lines; one was told.",
+        "ehlo-line-malformed": "A line of the EHLO reply that is no keyword; stripped.",
+        "ehlo-keyword-repeated": "A keyword stands more than once in the EHLO reply; one was told.",
+        "keyword-stripped": "An extension was taken out of the EHLO reply.",
+        "verbose-noise": "Lines with code 0yz before a reply, as VERB asks for.",
+        # links
+        "server-unreachable": "No address of the server could be reached.",
+        "server-lost": "The server's link ended while a reply was owed or content was on its way.",
+        "client-lost": "The client's link ended in the middle of content or a chunk.",
+        "unacknowledged": "The server accepted the mail; the client was gone before it could be told.",
+        "inspection-ended": "An administrator allowed a command that ends inspection; from here octets pass unseen.",
+        "rule-failed": "A rule failed while it was being decided; the command was answered 451.",
+    }
+)
+
+ANOMALIES: Final = MappingProxyType({**CLOSES, **NOTED})

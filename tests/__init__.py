@@ -1,0 +1,1 @@
+"""The tests. Transcripts are played by play.py."""

@@ -1,0 +1,87 @@
+#!/bin/sh
+# Installs the real mail programs that tests/peers talks to. Debian 12 or newer, as root; safe to repeat.
+#
+#   apt:       postfix (brings smtp-source and smtp-sink), swaks, msmtp, openssl.
+#   unpacked:  exim4, opensmtpd and sendmail conflict with postfix, so their packages are only unpacked, together
+#              with the shared libraries that the machine lacks, into $SMTPPROXY_PEERS (default: <repo>/.peers).
+#   by pip:    aiosmtpd==1.4.4 is a test dependency of the project and is not installed here.
+#
+# No service is started or enabled. The unpacked programs lose their setuid bits: the tests start them as root.
+set -eu
+
+repo=$(cd "$(dirname "$0")/../.." && pwd)
+tree=${SMTPPROXY_PEERS:-$repo/.peers}
+installed="postfix swaks msmtp openssl"
+unpacked="exim4-daemon-light exim4-base opensmtpd sendmail-bin sendmail-base"
+stamp=$tree/.complete
+programs="usr/sbin/exim4 usr/sbin/smtpd usr/libexec/sendmail/sendmail"
+export DEBIAN_FRONTEND=noninteractive
+
+have() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+unpacked_already() {
+    [ "$(cat "$stamp" 2>/dev/null)" = "$unpacked" ] || return 1
+    # The libraries of the machine may have changed since.
+    for program in $programs; do
+        ! LD_LIBRARY_PATH=$tree/usr/lib/$(uname -m)-linux-gnu ldd "$tree/$program" | grep -q 'not found' || return 1
+    done
+}
+
+missing=
+for package in $installed; do have "$package" || missing="$missing $package"; done
+[ -z "$missing" ] && unpacked_already && { echo "peers: everything is there"; exit 0; }
+[ "$(id -u)" = 0 ] || { echo "peers: run me as root" >&2; exit 1; }
+
+policy=/usr/sbin/policy-rc.d
+work=$(mktemp -d)
+ours=
+cleanup() { rm -rf "$work"; [ -z "$ours" ] || rm -f "$policy"; }
+trap cleanup EXIT
+trap 'exit 1' HUP INT TERM
+
+apt() { apt-get -o DPkg::Lock::Timeout=120 -o APT::Sandbox::User=root -qq "$@"; }
+candidate() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+for package in $installed $unpacked; do candidate "$package" || { apt update; break; }; done
+
+if [ -n "$missing" ]; then
+    if [ ! -e "$policy" ]; then
+        ours=yes
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections
+    # A package list that has grown old names files that the mirror no longer has.
+    # shellcheck disable=SC2086
+    apt install -y --no-install-recommends $missing >"$work/log" 2>&1 \
+        || { apt update && apt install -y --no-install-recommends $missing >"$work/log" 2>&1; } \
+        || { cat "$work/log" >&2; exit 1; }
+fi
+
+# The shared libraries that are not installed, and those that they need in turn.
+libraries() {
+    apt-cache depends --important "$@" \
+        | sed -n 's/^ *\(PreDepends\|Depends\): \(lib[a-z0-9.+-]*\)$/\2/p' | grep -v -- '-perl$' | sort -u
+}
+wanted=$unpacked
+next=$unpacked
+while [ -n "$next" ]; do
+    # shellcheck disable=SC2086
+    found=$(libraries $next)
+    next=
+    for package in $found; do
+        case " $wanted " in *" $package "*) continue ;; esac
+        have "$package" || { wanted="$wanted $package"; next="$next $package"; }
+    done
+done
+
+cd "$work"
+# shellcheck disable=SC2086
+apt download $wanted || { apt update && apt download $wanted; }
+rm -rf "$tree"
+mkdir -p "$tree"
+for deb in ./*.deb; do dpkg -x "$deb" "$tree"; done
+find "$tree" -type f -perm /6000 -exec chmod ug-s {} +
+rm -rf "$tree/usr/share/doc" "$tree/usr/share/man" "$tree/usr/share/locale"
+echo "$unpacked" >"$stamp"
+unpacked_already || { echo "peers: the unpacked programs lack a library" >&2; rm "$stamp"; exit 1; }
+echo "peers: installed:$missing; unpacked into $tree: $wanted"
