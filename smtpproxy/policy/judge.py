@@ -225,4 +225,6 @@ def extension_rule(name: str, treatment: Treatment, limit: int = 0, reply: str =
     found = feature(name)
     if found is None:
         raise KeyError(name)
-    return ExtensionRule(f"{treatment.value}-{name}".lower(), "", found, treatment, limit, own(reply) if reply else None)
+    return ExtensionRule(
+        f"{treatment.value}-{name}".lower(), "", found, treatment, limit, own(reply) if reply else None
+    )

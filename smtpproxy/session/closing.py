@@ -13,7 +13,6 @@ from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
 from smtpproxy.session.state import Phase
 from smtpproxy.smtp import replies as say
-from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
 from smtpproxy.smtp.registry.verbs import GREETING, UNKNOWN
 from smtpproxy.smtp.replies import OwnReply, Reply
@@ -237,6 +236,15 @@ def drain(session: "Session") -> None:
         tell_unasked(session, say.SHUTTING_DOWN, "shutting-down", Side.CLIENT)
 
 
+def stop(session: "Session") -> None:
+    """Stop now: 421 for what is under way, and never a made-up end of it."""
+    session.draining = True
+    if not session.closed:
+        if half_done(session):
+            abort_server(session)
+        tell_unasked(session, say.SHUTTING_DOWN, "shutting-down", Side.CLIENT)
+
+
 def keep_alive(session: "Session") -> None:
     """Content is held back: a NOOP of ours, so that the server's patience does not run out (architecture §7)."""
     incoming = session.incoming
@@ -249,6 +257,3 @@ def keep_alive(session: "Session") -> None:
         exchange = Exchange(NOOP.verb, None, session.clock())
         exchange.sent = NOOP
         session.send_own(exchange, NOOP.wire, hold=False)
-
-
-__all__ = ["Command"]

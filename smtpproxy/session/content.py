@@ -71,6 +71,7 @@ class _Inspected:
         self.anomalies: tuple[str, ...] = ()
         self.reset = False  # the server still has the transaction: RSET takes it back
         self.hangup = False
+        self.pumping = False  # all has come; what was held back is on its way to the server
         self._digest = hashlib.sha256()
         self._held = bytearray()  # HEADER: the header section so far, and what came with its end
         self._spool: Any = None
@@ -105,9 +106,12 @@ class _Inspected:
             self.session.client_violated("swallow-limit", f"over {self.session.limits.swallow} octets", say.TOO_BIG)
 
     def count(self, plain: bytes) -> bool:
-        """Count and digest a piece; False when it made the mail too big."""
+        """Count and digest a piece, refused or not; False where it goes nowhere (any more)."""
         self.transaction.size += len(plain)
         self._digest.update(plain)
+        if self.way is Way.SWALLOW:
+            self.swallowed(len(plain))
+            return False
         if self._max and self.transaction.size > self._max:
             self.refuse(say.TOO_BIG, "over-size", rule=self.session.judge.owner(b"SIZE"))
             return False
@@ -203,15 +207,12 @@ class Incoming(_Inspected):
         """Content in `data` from `start`; gives where the rest begins."""
         content = self._content
         body, after = content.take(data, start)
-        way = self.way
-        if way is Way.SWALLOW:
-            self.swallowed(after - start)
-        elif body:
+        if body:
             plain = content.plain
-            if content.stray and self.session.newlines == "refuse":
+            if content.stray and self.way is not Way.SWALLOW and self.session.newlines == "refuse":
                 self.refuse(say.STRAY_NEWLINE, "stray-newline-refused")
-            elif self.count(plain):
-                if way is Way.PASSING:
+            if self.count(plain):
+                if self.way is Way.PASSING:
                     self.session.to_server += body
                 elif self.hold(plain) and self.judge_header():
                     self._begin()
@@ -280,6 +281,7 @@ class Incoming(_Inspected):
             return
         session.hold(self._end)
         session.incoming = self
+        self.pumping = True
         self.refill()
 
     def refill(self) -> None:
@@ -373,9 +375,7 @@ class Chunks(_Inspected):
         end = min(len(data), start + self.left)
         piece = data if start == 0 and end == len(data) else data[start:end]
         self.left -= len(piece)
-        if self.way is Way.SWALLOW:
-            self.swallowed(len(piece))
-        elif self.count(piece):
+        if self.count(piece):
             if self.way is Way.PASSING:
                 self.session.to_server += piece
             elif self.hold(piece) and self.judge_header():

@@ -1,8 +1,6 @@
-"""What a command means once it is asked, and the one thing its reply changes: two tables by verb.
+"""The one thing a reply changes: a table by verb, applied in reply order; and which replies make sense.
 
-`ASKED` is what a forwarded command changes at once (rules see the transaction as asked so far, architecture §6);
-`REPLIED` is what its reply changes, in reply order. `check_sensible` is I9: a reply that makes no sense where it
-arrived is never told.
+`check_sensible` is I9: a reply that makes no sense where it arrived is never told.
 """
 
 from collections.abc import Callable
@@ -23,83 +21,6 @@ from smtpproxy.smtp.replies import OwnReply, Reply, multiline
 
 if TYPE_CHECKING:
     from smtpproxy.session.session import Session
-
-
-# ------------------------------------------------------------------------------------------------------- as asked
-
-
-def _asked_reset(session: "Session", exchange: Exchange, command: Command) -> bool:
-    """RSET and a new hello take the transaction back (RFC 5321 §4.1.1.5, §4.1.4)."""
-    session.transaction = None
-    session.incoming = None
-    return False
-
-
-def _asked_mail(session: "Session", exchange: Exchange, command: Command) -> bool:
-    session.incoming = None
-    return False
-
-
-def _asked_rcpt(session: "Session", exchange: Exchange, command: Command) -> bool:
-    if session.transaction is not None:
-        path, parameters = command.argument
-        recipient = Recipient(path, parameters)
-        session.transaction.recipients.append(recipient)
-        exchange.subject = recipient
-    return False
-
-
-def _asked_data(session: "Session", exchange: Exchange, command: Command) -> bool:
-    """How deep the content is looked into decides who answers DATA (architecture §7)."""
-    transaction = session.transaction
-    if transaction is None:
-        return False
-    depth = session.judge.depth(transaction)
-    if depth is Depth.STREAM:
-        return False
-    exchange.conclude = _tell_deferred
-    exchange.subject = depth
-    session.hold(exchange)
-    session.push(exchange)
-    return True
-
-
-def _tell_deferred(exchange: Exchange) -> None:
-    """A deferred DATA at the head: go ahead if the server has accepted a recipient by now."""
-    transaction = exchange.transaction
-    exchange.action = "answer"
-    exchange.told = say.GO_AHEAD if transaction is not None and transaction.accepted else say.NO_RECIPIENTS
-
-
-def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> bool:
-    """BDAT: only within a transaction that has a recipient, so that a server has no reason to read octets as commands."""
-    transaction = session.transaction
-    if transaction is None or not transaction.recipients:
-        exchange.action = "answer"
-        session.refuse(exchange, say.NO_TRANSACTION)
-        return True
-    chunks = session.incoming
-    if not isinstance(chunks, Chunks):
-        chunks = Chunks(session, transaction, session.judge.depth(transaction))
-        transaction.chunked = True
-        session.incoming = chunks
-    chunks.begin(exchange, command)
-    session.chunk_follows()
-    return True
-
-
-Asked = Callable[["Session", Exchange, Command], bool]
-
-# True: the command was dealt with whole and is not forwarded as it stands.
-ASKED: Final[MappingProxyType[str, Asked]] = MappingProxyType(
-    {
-        **dict.fromkeys(("EHLO", "HELO", "LHLO", "RSET"), _asked_reset),
-        **dict.fromkeys(("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM"), _asked_mail),
-        "RCPT": _asked_rcpt,
-        "DATA": _asked_data,
-        "BDAT": _asked_bdat,
-    }
-)
 
 
 # ------------------------------------------------------------------------------------------------------ as replied
@@ -327,7 +248,9 @@ def judged_reply(session: "Session", rule: ReplyRule, got: Reply, exchange: Exch
         return got
     exchange.action = verdict.action.value
     value = verdict.value
-    told: Reply = value.form(b"ENHANCEDSTATUSCODES" in session.client.capabilities.keywords) if type(value) is OwnReply else value
+    told: Reply = (
+        value.form(b"ENHANCEDSTATUSCODES" in session.client.capabilities.keywords) if type(value) is OwnReply else value
+    )
     if verdict.action is Action.HANGUP:
         exchange.closes = True
         return told
@@ -342,6 +265,3 @@ def judged_reply(session: "Session", rule: ReplyRule, got: Reply, exchange: Exch
 def one_line(reply: Reply) -> Reply:
     """A reply to HELO has one line (RFC 5321 §4.1.1.1): the first."""
     return multiline(reply.code, reply.lines[:1])
-
-
-__all__ = ["ASKED", "REPLIED", "Phase", "check_sensible", "further_replies", "judged_reply"]

@@ -67,7 +67,11 @@ class Capabilities:
             found = _LINE.fullmatch(line)
             if found is None:
                 raise ValueError(f"not an EHLO line: {line!r}")
-            offers.append(offer if line == offer.line else Offer(offer.keyword, tuple((found[3] or b"").split()), offer.twin, line))
+            offers.append(
+                offer
+                if line == offer.line
+                else Offer(offer.keyword, tuple((found[3] or b"").split()), offer.twin, line)
+            )
         return Capabilities(self.greeting, offers)
 
     def to_reply(self) -> Reply:

@@ -5,9 +5,9 @@ Rules of this file:
 - `parse_command` never raises on what a client sent: a line is a `Command`, or it is `Malformed` and says why.
 - A `Command` that is strict is forwarded as it came: `wire` is `line`, the same object. One that took a leniency has a
   `wire` of its own. A `Malformed` has none.
-- A verb ends at SP, HT or the end of the line, and is looked up by its octets in capitals; nothing else is the verb. But
-  whoever hides a verb behind a blank, a control or an octet above 127 gets a `Malformed` with *that* verb, so that a
-  rule on the verb sees it.
+- A verb ends at SP, HT or the end of the line, and is looked up by its octets in capitals; nothing else is the verb.
+  But whoever hides a verb behind a blank, a control or an octet above 127 gets a `Malformed` with *that* verb, so that
+  a rule on the verb sees it.
 - BDAT that can't be read is fatal: how many octets of content follow is then unknown, and content must not be read as
   commands.
 - `describe` is the only way from a command to text. It never shows a secret, nor what might be one in a line that
@@ -22,7 +22,7 @@ from smtpproxy.smtp.arguments import BAD_ARGUMENT, STRICT, ArgumentError, parse_
 from smtpproxy.smtp.registry.parameters import PARAMETERS
 from smtpproxy.smtp.registry.rows import Argument, Verb
 from smtpproxy.smtp.registry.verbs import SASL, UNKNOWN, VERBS
-from smtpproxy.smtp.values import Mail, Rcpt, Secret, Text, Value
+from smtpproxy.smtp.values import Mail, Rcpt, Secret, Value
 
 UNREADABLE = "500 5.5.2 Syntax error, command unrecognized"
 BAD_CHUNK = "521 5.5.4 Syntax error in BDAT, closing connection"
@@ -47,7 +47,7 @@ class Command(NamedTuple):
     @property
     def word(self) -> bytes:
         """The verb as it was written, in capitals: what tells one UNKNOWN from another."""
-        return _WORD_OF(bytes(self.line))[0].upper()
+        return bytes(self.line).split(maxsplit=1)[0].upper()
 
     def __repr__(self) -> str:
         return f"Command({describe(self)})"
@@ -83,7 +83,6 @@ _ROWS = {
     if word not in FOREIGN_WORDS
 }
 
-_WORD_OF = re.compile(rb"[^ \t\r\n]*+").match
 _PARTS = re.compile(rb"([ \t]*+)([^ \t]*+)([ \t]?)(.*)", re.DOTALL).fullmatch
 _UNKNOWN_WORD = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*+").fullmatch
 _FIRST_WORD = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*+").search
@@ -197,8 +196,8 @@ def describe(command: Command | Malformed) -> str:
         return "*" if line == b"*" else f"<{len(line)} octets>"
     argument = command.argument
     if verb.argument is Argument.AUTH:
-        mechanism = argument.mechanism.decode()
-        shown = mechanism if mechanism in _MECHANISMS or not _mixed(line) else f"<{len(mechanism)} octets>"
+        mechanism = argument.mechanism
+        shown = f"<{len(mechanism)} octets>" if mechanism not in _MECHANISMS and _mixed(line) else mechanism.decode()
         return f"{verb.name} {shown}" + ("" if argument.initial is None else f" {argument.initial}")
     if verb.argument is Argument.URI:
         return f"{verb.name} {argument.uri}" + (" LAST" if argument.last else "")
@@ -233,7 +232,7 @@ def _spelled(name: str) -> bytes:
 
 
 # Mechanisms that are shown in any case; of the others only those that can't be base64.
-_MECHANISMS = frozenset("PLAIN LOGIN NTLM GSSAPI EXTERNAL ANONYMOUS XOAUTH XOAUTH2 OAUTHBEARER CRAM-MD5".split())
+_MECHANISMS = frozenset(b"PLAIN LOGIN NTLM GSSAPI EXTERNAL ANONYMOUS XOAUTH2 OAUTHBEARER CRAM-MD5".split())
 
 # Behind these words a line that nobody could parse is hidden: our verbs and parameters, and two of POP and IMAP.
 _SECRET_PARAMETERS = {row.keyword for row in PARAMETERS.values() if row.secret}
@@ -249,9 +248,7 @@ _SPELLED = rb"(?:" + rb"|".join([_spelled(word) for word in _SECRET_WORDS]) + rb
 _SECRET_FIRST = re.compile(rb"[^A-Za-z0-9]*+" + _SPELLED, re.IGNORECASE).match
 _SECRET_WITHIN = re.compile(rb".*?(?<![A-Za-z0-9])" + _SPELLED + rb"(?![A-Za-z0-9])", re.IGNORECASE | re.DOTALL).match
 _UNREADABLE_WORD = re.compile(rb"[ \t]*+[!-~]*+(?=[^ -~\t])").match
-_ONLY_BASE64 = re.compile(
-    rb"(?=.*(?:[0-9+/=]|[a-z].*[A-Z]|[A-Z].*[a-z]))(?=.{8})" + abnf.BASE64 + rb"(?=\r\n|\Z)"
-).match
+_BASE64 = re.compile(abnf.BASE64).fullmatch
 _NO_OCTETS = re.compile(rb"").match
 
 
@@ -263,4 +260,7 @@ def _guard(line: bytes) -> re.Match[bytes] | None:
     """
     if found := _SECRET_FIRST(line) or _SECRET_WITHIN(line) or _UNREADABLE_WORD(line):
         return found
-    return _NO_OCTETS(line) if _ONLY_BASE64(line) else None
+    body = line.removesuffix(b"\r\n")
+    if len(body) >= 8 and _BASE64(body) and not (body.isalpha() and (body.isupper() or body.islower())):
+        return _NO_OCTETS(line)
+    return None

@@ -178,7 +178,11 @@ class ReplyReader:
         while position < size:
             found = match(data, position)
             if found is None:
-                if data.find(b"\n", position) >= 0 or size - position > self._max_line or data.find(b"\0", position) >= 0:
+                if (
+                    data.find(b"\n", position) >= 0
+                    or size - position > self._max_line
+                    or data.find(b"\0", position) >= 0
+                ):
                     return replies, self._broken(data, position)
                 break
             code, separator, text = found.groups()

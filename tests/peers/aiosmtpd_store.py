@@ -23,7 +23,7 @@ class Store:
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 (aiosmtpd's name)
         handle, path = tempfile.mkstemp(dir=os.path.join(self._directory, "tmp"))
-        with open(handle, "wb") as file:  # noqa: ASYNC230 (a small local file)
+        with open(handle, "wb") as file:
             file.write(f"{envelope.mail_from}\n{' '.join(envelope.rcpt_tos)}\n".encode())
             file.write(envelope.original_content)
         os.rename(path, os.path.join(self._directory, "new", os.path.basename(path)))

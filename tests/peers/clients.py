@@ -1,8 +1,8 @@
 """The real clients: each delivers given mails to host:port and raises `PeerError` with its output on failure.
 
-Content is given as it is meant, with CRLF line ends and without dot-stuffing. A client whose interface is a file
-gets LF line ends and turns them into CRLF itself; only swaks is handed what goes over the wire, since its own
-preparation of the content rewrites headers. `CLIENTS` holds them behind one interface.
+Content is given as it is meant, with CRLF line ends and without dot-stuffing. A client whose interface is a
+file gets LF line ends and turns them into CRLF itself; only swaks is handed what goes over the wire, since
+its own preparation of the content rewrites headers. `CLIENTS` holds them behind one interface.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from itertools import pairwise
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -92,7 +92,7 @@ class Wire:
         self._conn.sendall(octets)
 
     def reply(self) -> tuple[int, str]:
-        """The next reply, with all its lines; `EOFError` when the peer closed, `TimeoutError` at the deadline."""
+        """The next reply, all lines; `EOFError` when the peer closed, `TimeoutError` at the deadline."""
         lines = list[str]()
         while not lines or lines[-1][3:4] == "-":
             while b"\n" not in self._buffer:
@@ -119,7 +119,7 @@ class Wire:
 def bdat_client(host: str, port: int, sender: str, recipients: Sequence[str], content: bytes) -> None:
     """Two chunks and a last one, pipelined behind the envelope; the cuts are inside of lines."""
     cuts = [0, len(content) // 3, 2 * len(content) // 3, len(content)]
-    chunks = [content[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    chunks = [content[a:b] for a, b in pairwise(cuts)]
     try:
         with Wire(host, port) as wire:
             wire.expect(220)
@@ -226,7 +226,7 @@ minimal_backoff_time = 3600s
         return log.read_text(errors="replace") if log.exists() else ""
 
     def __call__(self, sender: str, recipients: Sequence[str], content: bytes) -> None:
-        """Returns when the relay is rid of the mail; an error when it could not pass it on at the first attempt."""
+        """Returns when the relay is rid of the mail; an error when its first attempt to pass it on fails."""
         with smtplib.SMTP(HOST, self._port, NAME, timeout=SECONDS) as client:
             client.ehlo()
             client.mail(sender)

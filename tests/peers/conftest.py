@@ -12,7 +12,7 @@ from tests.peers.servers import SERVERS, Server
 
 
 class Servers:
-    """A server stays up, so that a test of another client finds it; mails are told apart by their addresses."""
+    """A server stays up for the tests of other clients; mails are told apart by their addresses."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack

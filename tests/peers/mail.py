@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,8 @@ def fields_on_top(content: bytes) -> Iterator[tuple[str, str, int]]:
 
 def strip_trace(content: bytes) -> bytes:
     """`content` without the run of trace fields at its beginning; one further down is the sender's own."""
-    end = 0
-    for _, _, end in fields_on_top(content):
-        pass
-    return content[end:]
-
-
-Reader = Callable[[Path], Mail]
+    ends = [end for _, _, end in fields_on_top(content)]
+    return content[ends[-1] if ends else 0 :]
 
 
 def read_fields(path: Path) -> Mail:
@@ -87,7 +82,8 @@ store={store}
 sender=$1
 shift
 file=$(mktemp "$store/tmp/XXXXXXXXXX") || exit 75
-{{ printf '%s\\n%s\\n' "$sender" "$*" && cat; }} >"$file" && chmod 644 "$file" && mv "$file" "$store/new/" || exit 75
+{{ printf '%s\\n%s\\n' "$sender" "$*" && cat; }} >"$file" || exit 75
+chmod 644 "$file" && mv "$file" "$store/new/" || exit 75
 """
 
 
@@ -96,5 +92,6 @@ def make_store(directory: Path, owner: int) -> Path:
     for folder in (directory, directory / "tmp", directory / "new", directory / "cur"):
         folder.mkdir()
         folder.chmod(0o755)
-        os.chown(folder, owner, owner)
+        if os.geteuid() == 0:
+            os.chown(folder, owner, owner)
     return directory

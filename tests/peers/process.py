@@ -1,8 +1,8 @@
 """Starting and ending the programs that the tests talk to.
 
-A program either runs as it is, or in a namespace of its own: mounts that put private files over /etc/passwd and
-the like, so that programs with built-in paths and users run unchanged and see no DNS, and a process id space that
-ends as a whole. Whatever was started dies with the test process, even when that is killed.
+A program either runs as it is, or in a namespace of its own: mounts that put private files over /etc/passwd
+and the like, so that programs with built-in paths and users run unchanged and see no DNS, and a process id
+space that ends as a whole. Whatever was started dies with the test process, even when that is killed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ HOST = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
 TREE = Path(os.environ.get("SMTPPROXY_PEERS") or REPOSITORY / ".peers")
 STEP = 0.02
+STOP = 10.0
 
 # Users that the unpacked servers look up. They exist inside the namespace only.
 USERS = {"Debian-exim": 64901, "opensmtpd": 64902, "opensmtpq": 64903, "vmail": 64904}
@@ -49,7 +50,13 @@ def find_unpacked(program: str) -> Path:
     path = TREE / program
     if not path.exists():
         raise PeerUnavailable(f"{program} is not in {TREE}")
+    need_root(program)
     return path
+
+
+def need_root(program: str) -> None:
+    if os.geteuid() != 0:
+        raise PeerUnavailable(f"{program} needs root")
 
 
 def free_port() -> int:
@@ -83,6 +90,14 @@ class Scratch:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process still runs; one that only waits for init to notice its end does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
 class Program:
     """A running program; `binds` (private file or directory -> path it covers) asks for a namespace."""
 
@@ -96,8 +111,7 @@ class Program:
     ) -> None:
         command = [find("setpriv"), "--pdeathsig", "KILL"]
         if binds is not None:
-            if os.geteuid() != 0:
-                raise PeerUnavailable(f"{argv[0]} needs root")
+            need_root(argv[0])
             flags = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
             command += [find("unshare"), *flags, "sh", "-c", MOUNT, "sh"]
             for source, target in binds.items():
@@ -143,9 +157,14 @@ class Program:
 
     def stop(self) -> None:
         """At once: the kernel ends the rest of a namespace together with its first process."""
-        if self.running:
-            self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
+        if not self.running:
+            return
+        pids = self.pids
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(STOP)
+        deadline = time.monotonic() + STOP
+        while any(map(alive, pids)) and time.monotonic() < deadline:
+            time.sleep(STEP)
 
     def await_greeting(self, port: int, name: str, seconds: float) -> None:
         """Returns when the program greets on `port` with `name` in its greeting."""
@@ -176,7 +195,8 @@ def private_files(scratch: Scratch) -> dict[Path, str]:
             lines += f"{user}:x:{number}:{rest}\n"
         scratch.write(file, lines)
     scratch.write("hosts", "127.0.0.1 localhost\n")
-    scratch.write("nsswitch.conf", "".join(f"{m}: files\n" for m in "passwd group shadow hosts services".split()))
+    databases = ("passwd", "group", "shadow", "hosts", "services")
+    scratch.write("nsswitch.conf", "".join(f"{database}: files\n" for database in databases))
     scratch.write("resolv.conf", "nameserver 127.0.0.1\nlookup file\noptions timeout:1 attempts:1\n")
     names = ("passwd", "group", "hosts", "nsswitch.conf", "resolv.conf")
     return {scratch.path / name: f"/etc/{name}" for name in names}

@@ -1,8 +1,8 @@
 """The proxy under test as a process of its own, and the direct connection that stands in for it.
 
-The proxy is known here by its command line only: `serve --listen --server --audit`, the line on stderr that names
-its port, the audit file of JSON lines, and SIGTERM, which ends it with 0. With SMTPPROXY_PEERS_DIRECT=1 in the
-environment `between` leaves it out, to try the peers themselves.
+The proxy is known here by its command line only: `serve --listen --server --audit`, the line on stderr that
+names its port, the audit file of JSON lines, and SIGTERM, which ends it with 0. With SMTPPROXY_PEERS_DIRECT=1
+in the environment `between` leaves it out, to try the peers themselves.
 """
 
 from __future__ import annotations
@@ -54,7 +54,12 @@ class Proxy:
     """A proxy in front of one server; leaving it stops it and asserts that it ended well."""
 
     def __init__(
-        self, server_host: str, server_port: int, *, rules: Sequence[str | Path] = (), extra: Sequence[str] = ()
+        self,
+        server_host: str,
+        server_port: int,
+        *,
+        rules: Sequence[str | Path] = (),
+        extra: Sequence[str] = (),
     ) -> None:
         self.host, self.port = HOST, 0
         self._server = f"{server_host}:{server_port}"
@@ -65,10 +70,10 @@ class Proxy:
     def __enter__(self) -> Self:
         self._scratch = Scratch("proxy")
         self._audit = self._scratch.path / "audit.jsonl"
-        serve = ["-m", "smtpproxy", "serve", "--listen", f"{HOST}:0", "--server", self._server]
+        serve = ["serve", "--listen", f"{HOST}:0", "--server", self._server, "--audit", str(self._audit)]
+        python = [find("setpriv"), "--pdeathsig", "KILL", sys.executable]
         self._process = subprocess.Popen(
-            [find("setpriv"), "--pdeathsig", "KILL", "--"]
-            + [sys.executable, *serve, "--audit", str(self._audit), *self._options],
+            [*python, "-m", "smtpproxy", *serve, *self._options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

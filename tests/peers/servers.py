@@ -1,24 +1,24 @@
 """The real servers: Postfix, Exim, OpenSMTPD, Sendmail, aiosmtpd and smtp-sink, each as a context manager.
 
-Each accepts every recipient at *.example for delivery into its own directory and relays nothing. Their handling
-of what comes over the wire is what Debian ships: only what delivery, logging and the absence of DNS need is set.
-Postfix is deliberately left with its default for bare newlines, which takes LF.LF for the end of a message.
+Each accepts every recipient at *.example for delivery into its own directory and relays nothing. Their
+handling of what comes over the wire is what Debian ships: only what delivery, logging and the absence of DNS
+need is set. Postfix deliberately keeps its default for bare newlines, which ends a message at LF.LF.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from tests.peers import PeerError
-from tests.peers.mail import PIPE, Mail, Reader, make_store, read_dump, read_fields, read_piped
+from tests.peers import PeerError, PeerUnavailable
+from tests.peers.mail import PIPE, Mail, make_store, read_dump, read_fields, read_piped
 from tests.peers.process import (
     HOST,
     STEP,
@@ -29,11 +29,16 @@ from tests.peers.process import (
     find,
     find_unpacked,
     free_port,
+    need_root,
     private_files,
     private_libraries,
 )
 
 NOBODY = 65534
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
 class Server(ABC):
@@ -42,7 +47,6 @@ class Server(ABC):
     name: ClassVar[str]
     offers: ClassVar[frozenset[str]]  # the EHLO keywords it is configured to offer
     greeting: ClassVar[str]  # what its greeting must contain, so that nobody else on the port is taken for it
-    reader: ClassVar[Reader] = staticmethod(read_piped)
     newline: ClassVar[bytes] = b"\n"
     owner: ClassVar[int] = NOBODY
     seconds: ClassVar[float] = 20.0
@@ -90,15 +94,18 @@ class Server(ABC):
         return self._program.pids if self._program is not None else frozenset()
 
     def paths(self) -> list[Path]:
-        """The stored mails, oldest first; a file counts only when it is complete."""
+        """The stored mails, oldest first; a file is complete when it gets here."""
         return sorted((self.store / "new").iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
+    def read(self, path: Path) -> Mail:
+        return read_piped(path)
+
     def mails(self) -> list[Mail]:
-        found = [type(self).reader(path) for path in self.paths()]
+        found = [self.read(path) for path in self.paths()]
         return [Mail(mail.sender, mail.recipients, mail.content, self.newline) for mail in found]
 
     def wait_for(self, n: int, seconds: float, to: str | None = None) -> list[Mail]:
-        """The mails (those to the recipient `to`) once there are at least `n`; an error when they do not come."""
+        """The mails (those to the recipient `to`) once there are at least `n`; an error in the end."""
         deadline = time.monotonic() + seconds
         while True:
             mails = [mail for mail in self.mails() if to is None or to in mail.recipients]
@@ -121,6 +128,7 @@ class Server(ABC):
 def start_postfix(scratch: Scratch, port: int, settings: str) -> Program:
     """A private Postfix: its own configuration, queue, data and log."""
     postfix = find("postfix")
+    need_root("postfix")
     config = scratch.mkdir("config")
     scratch.mkdir("queue")
     os.chown(scratch.mkdir("data"), *postfix_ids())
@@ -185,8 +193,10 @@ postlog   unix-dgram n - n - 1 postlogd
 class Postfix(Server):
     name = "postfix"
     greeting = "postfix.dst.example ESMTP Postfix"
-    offers = frozenset("PIPELINING SIZE VRFY ETRN ENHANCEDSTATUSCODES 8BITMIME DSN SMTPUTF8 CHUNKING".split())
-    reader = staticmethod(read_fields)
+    offers = words("PIPELINING SIZE VRFY ETRN ENHANCEDSTATUSCODES 8BITMIME DSN SMTPUTF8 CHUNKING")
+
+    def read(self, path: Path) -> Mail:
+        return read_fields(path)
 
     def start(self, scratch: Scratch) -> Program:
         domains = scratch.write("domains", "/^(.*[.])?example$/ ours\n")
@@ -206,9 +216,11 @@ relay_transport = error:no mail leaves this host
 class Exim(Server):
     name = "exim"
     greeting = "exim.dst.example ESMTP Exim"
-    offers = frozenset("SIZE 8BITMIME PIPELINING CHUNKING PIPECONNECT SMTPUTF8 HELP".split())
-    reader = staticmethod(read_fields)
+    offers = words("SIZE 8BITMIME PIPELINING CHUNKING PIPECONNECT SMTPUTF8 HELP")
     owner = USERS["Debian-exim"]
+
+    def read(self, path: Path) -> Mail:
+        return read_fields(path)
 
     def start(self, scratch: Scratch) -> Program:
         exim = find_unpacked("usr/sbin/exim4")
@@ -263,7 +275,7 @@ store:
 class OpenSMTPD(Server):
     name = "opensmtpd"
     greeting = "opensmtpd.dst.example ESMTP OpenSMTPD"
-    offers = frozenset("8BITMIME ENHANCEDSTATUSCODES SIZE DSN HELP".split())
+    offers = words("8BITMIME ENHANCEDSTATUSCODES SIZE DSN HELP")
     owner = USERS["vmail"]
 
     def start(self, scratch: Scratch) -> Program:
@@ -291,7 +303,7 @@ match from any for domain regex {{ "^(.*[.])?example$" }} action "store"
 class Sendmail(Server):
     name = "sendmail"
     greeting = "sendmail.dst.example ESMTP Sendmail"
-    offers = frozenset("ENHANCEDSTATUSCODES PIPELINING 8BITMIME SIZE DSN ETRN EXPN VERB DELIVERBY HELP".split())
+    offers = words("ENHANCEDSTATUSCODES PIPELINING 8BITMIME SIZE DSN ETRN EXPN VERB DELIVERBY HELP")
 
     def start(self, scratch: Scratch) -> Program:
         sendmail = find_unpacked("usr/libexec/sendmail/sendmail")
@@ -301,9 +313,9 @@ class Sendmail(Server):
         scratch.write("sendmail.cf", config.replace("<TAB>", "\t"))
         scratch.write("switch", "hosts files\naliases files\n")
         # It logs to syslog, of which there is none; -X writes down its conversations instead.
-        argv = [str(sendmail), "-bD", "-C", f"{scratch.path}/sendmail.cf", "-X", f"{scratch.path}/log.traffic"]
+        files = ["-C", f"{scratch.path}/sendmail.cf", "-X", f"{scratch.path}/log.traffic"]
         binds = private_files(scratch) | private_libraries(scratch)
-        return Program(argv, log=scratch.path / "log", binds=binds)
+        return Program([str(sendmail), "-bD", *files], log=scratch.path / "log", binds=binds)
 
 
 SENDMAIL = """\
@@ -348,11 +360,13 @@ class Aiosmtpd(Server):
 
     name = "aiosmtpd"
     greeting = "Python SMTP 1.4.4"
-    offers = frozenset("8BITMIME HELP".split())
+    offers = words("8BITMIME HELP")
     newline = b"\r\n"
     seconds = 10.0
 
     def start(self, scratch: Scratch) -> Program:
+        if importlib.util.find_spec("aiosmtpd") is None:
+            raise PeerUnavailable("aiosmtpd==1.4.4 is not installed (by pip)")
         listen = ["-n", "-l", f"{HOST}:{self.port}"]
         return Program(
             [sys.executable, "-m", "aiosmtpd", *listen, "-c", "aiosmtpd_store.Store", str(self.store)],
@@ -362,12 +376,17 @@ class Aiosmtpd(Server):
 
 
 class SmtpSink(Server):
-    """Postfix's own test server, which takes anything; it dumps each mail into a file."""
+    """Postfix's own test server, which takes anything; it dumps each mail into a file.
+
+    The file grows where it is read, but is complete before the client has its reply.
+    """
 
     name = "smtp-sink"
     greeting = "sink.dst.example ESMTP"
-    offers = frozenset("PIPELINING 8BITMIME AUTH XCLIENT XFORWARD ENHANCEDSTATUSCODES DSN".split())
-    reader = staticmethod(read_dump)
+    offers = words("PIPELINING 8BITMIME AUTH XCLIENT XFORWARD ENHANCEDSTATUSCODES DSN")
+
+    def read(self, path: Path) -> Mail:
+        return read_dump(path)
 
     def start(self, scratch: Scratch) -> Program:
         argv = [find("smtp-sink"), "-h", "sink.dst.example", "-d", f"{self.store}/new/"]
@@ -376,6 +395,6 @@ class SmtpSink(Server):
         return Program([*argv, f"inet:{HOST}:{self.port}", "100"], log=scratch.path / "log")
 
 
-SERVERS: dict[str, Callable[[], Server]] = {
+SERVERS: dict[str, type[Server]] = {
     kind.name: kind for kind in (Postfix, Exim, OpenSMTPD, Sendmail, Aiosmtpd, SmtpSink)
 }

@@ -1,8 +1,9 @@
 """SMTP smuggling: what looks like the end of a message to a server must not let a second mail pass the proxy.
 
-The servers are real and lenient: Postfix with Debian 12's defaults, and aiosmtpd 1.4.4. Each look-alike of CRLF.CRLF
-stands in the body, and at the very start of the content, before a complete transaction; the true end of data comes
-behind it. What the proxy does with the message is its own affair, but the server gets one mail or none.
+The servers are real and lenient: Postfix with Debian 12's defaults, and aiosmtpd 1.4.4. Each look-alike of
+CRLF.CRLF stands in the body, and at the very start of the content, before a complete transaction; the true
+end of data comes behind it. What the proxy does with the message is its own affair: the server gets one mail
+or none.
 `test_the_server_alone_is_vulnerable` shows that the other tests can fail.
 """
 
@@ -50,7 +51,7 @@ def named(look_alike: bytes) -> str:
 
 
 BODY = b"Subject: honest\r\n\r\nbody"
-# At the very start the line end before the dot is that of the DATA command, so the look-alike also comes without one.
+# At the very start the line end before the dot is that of DATA, so the look-alike also comes without one.
 STARTS = [*LOOK_ALIKES, *sorted({look_alike.lstrip(b"\r\n") for look_alike in LOOK_ALIKES} - {b".\r\n"})]
 CONTENTS = [
     *(pytest.param(BODY + look_alike, id="body-" + named(look_alike)) for look_alike in LOOK_ALIKES),
@@ -77,6 +78,8 @@ def attack(host: str, port: int, sender: str, content: bytes) -> str:
                 replies.append(wire.reply()[1])
         except (EOFError, ConnectionError):
             return "\n".join(replies)
+        except TimeoutError:
+            raise AssertionError(f"nobody closed the connection after QUIT: {replies}") from None
 
 
 def settle(server: Server) -> None:
@@ -90,15 +93,18 @@ def senders(server: Server) -> list[str]:
     return [mail.sender for mail in server.mails()]
 
 
+def smuggled(server: Server) -> int:
+    """How often a mail was smuggled; Postfix's log tells of one that is still on its way."""
+    return senders(server).count(SMUGGLED) + server.log().count(f"from=<{SMUGGLED}>")
+
+
 @pytest.fixture(scope="module")
 def proxies(servers: Servers) -> Iterator[dict[str, Proxy]]:
     """A proxy before each lenient server; they end, and must end well, with the module."""
     if DIRECT:
         pytest.skip("there is no proxy to test with SMTPPROXY_PEERS_DIRECT=1")
     with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(Proxy(servers[name].host, servers[name].port)) for name in LENIENT
-        }
+        yield {name: stack.enter_context(Proxy(servers[name].host, servers[name].port)) for name in LENIENT}
 
 
 @pytest.mark.parametrize("content", CONTENTS)
@@ -108,11 +114,11 @@ def test_nothing_is_smuggled(
 ) -> None:
     server, proxy = servers[server_name], proxies[server_name]
     sender = f"honest-{next(NUMBERS)}@src.example"
+    before = smuggled(server)  # by now; each case is to fail for itself only
     replies = attack(proxy.host, proxy.port, sender, content)
     settle(server)
-    assert SMUGGLED not in senders(server), replies
+    assert smuggled(server) == before, replies
     assert senders(server).count(sender) <= 1, replies
-    assert f"from=<{SMUGGLED}>" not in server.log(), replies  # Postfix: not even on its way
 
 
 @pytest.mark.parametrize("server_name", LENIENT)

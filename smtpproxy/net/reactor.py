@@ -1,0 +1,126 @@
+"""The reactor: one epoll for all links, driven by one trio task.
+
+A session is half-duplex but for two moments (content on its way, a quiet client behind whom the server speaks), and in
+both the two links must be watched at once. A task for each session would need a second one for those; here every link
+is watched all the time and nothing is scheduled for it: the session is sans-IO, so an event is a plain function call.
+Measured (bench/README.md), that is the cheapest driver there is under trio; what awaits (names, timers, signals) stays
+in trio tasks.
+
+One turn: what the kernel reports is marked on its links; every relay concerned reads once a side and feeds its session;
+*then the record is written*; then every relay sends. So no peer ever sees the effect of a decision that is not on
+record, at one write a turn. If the record can't be written, nothing is sent and nothing is read: mail waits.
+"""
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from smtpproxy.net.relay import Relay
+
+WATCH = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+EVENTS = 256  # looked at in one turn
+RETRY = 0.5  # seconds until a record that could not be written is tried again
+
+
+class Record(Protocol):
+    """Where records go."""
+
+    def flush(self) -> bool:
+        """Write what was recorded; False if it could not be."""
+
+
+class Handler(Protocol):
+    """Who is told of a file descriptor's events."""
+
+    def event(self, fd: int, mask: int) -> None:
+        """What epoll reported."""
+
+
+class Reactor:
+    """Turns events into calls. `now` is the monotonic time of this turn."""
+
+    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._record = record
+        self._clock = clock
+        self._ready: list[Relay] = []  # have something to do without any event
+        self.now = clock()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch_level(self._wake, self)
+
+    def watch(self, fd: int, handler: Handler) -> None:
+        """Report edges of this descriptor to the handler."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, WATCH)
+
+    def watch_level(self, fd: int, handler: Handler) -> None:
+        """Report as long as it is readable (listening sockets)."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Report no more; to be called before the descriptor is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def ready(self, relay: "Relay") -> None:
+        """Have this relay read and write in the next turn."""
+        if not relay.queued:
+            relay.queued = True
+            self._ready.append(relay)
+
+    def wake(self) -> None:
+        """Have a turn now: called by who made a relay ready outside a turn."""
+        os.eventfd_write(self._wake, 1)
+
+    def event(self, fd: int, mask: int) -> None:
+        """Somebody called `wake`."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(fd)
+
+    def tick(self) -> float:
+        """The time, for who acts outside a turn."""
+        self.now = self._clock()
+        return self.now
+
+    async def run(self) -> None:
+        """Turn for ever."""
+        descriptor = self._epoll.fileno()
+        poll = self._epoll.poll
+        while True:
+            events = poll(0, EVENTS)
+            if not events and not self._ready:
+                await trio.lowlevel.wait_readable(descriptor)
+                continue
+            await self.turn(events)
+            await trio.lowlevel.checkpoint()
+
+    async def turn(self, events: list[tuple[int, int]]) -> None:
+        """One turn: events, reads, the record, writes."""
+        self.now = self._clock()
+        handlers = self._handlers
+        for fd, mask in events:
+            handler = handlers.get(fd)
+            if handler is not None:
+                handler.event(fd, mask)
+        relays, self._ready = self._ready, []
+        for relay in relays:
+            relay.queued = False
+            relay.read()
+        while not self._record.flush():
+            await trio.sleep(RETRY)
+        for relay in relays:
+            relay.write()
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        self._epoll.close()
+        os.close(self._wake)

@@ -1,0 +1,385 @@
+"""The relay: drives one session over two links.
+
+It reads a side, tells the session, and sends what the session says; it decides nothing. What it sees to:
+
+- one send a side a turn, never a command or a reply in two;
+- a side is read only if the session wants it and the other side takes what is sent: back-pressure is the kernel's;
+- an effect is carried out when what stood before it on that side has been sent;
+- a client is let go so that our last reply is not lost to a reset: our side is shut, what still comes is dropped for a
+  while, then the link is closed;
+- patience: `check` is called once a second and looks at who is being waited for, since when.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from smtpproxy.net.link import Link, State
+from smtpproxy.net.reactor import Reactor
+from smtpproxy.session.effects import Abort, Close
+from smtpproxy.session.records import Kind
+from smtpproxy.session.session import Session
+from smtpproxy.smtp.errors import Side
+
+SMALL = 65_536  # octets of a read while commands are exchanged
+LARGE = 262_144  # while content is: larger reads are the cheapest speed there is
+LINGER = 2.0  # seconds what still comes is dropped before a link is closed
+KEEP_ALIVE = 60.0  # seconds after which a server that waits for held-back content is sent NOOP
+
+Address = tuple[int, Any]  # family, socket address
+
+
+class Relay:
+    """One session, its two links."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        session: Session,
+        client: socket.socket,
+        addresses: list[Address],
+        *,
+        closed: Callable[["Relay"], None],
+        failed: Callable[["Relay", BaseException], None],
+    ) -> None:
+        self.reactor = reactor
+        self.session = session
+        self.queued = False
+        self._closed = closed
+        self._failed = failed
+        self._addresses = addresses
+        self._tried: list[str] = []
+        now = reactor.now
+        self.started = now
+        self._progress = -1
+        self._since = now  # when the conversation last got on
+        self._kept_alive = now
+        self._content_at = 0.0  # when the content now coming began; 0: none is
+        self._content_from = 0  # octets received before it
+        self.client = Link(client, now)
+        self.server: Link | None = None
+        self._done = False
+        self._answered = 0  # what the server's socket said when connecting was over
+        reactor.watch(self.client.fd, self)
+        self._connect()
+        reactor.ready(self)
+
+    # ------------------------------------------------------------------------------------------------- connecting
+
+    def _connect(self) -> None:
+        """The next address of the server; none left: 421 4.4.1 in place of the greeting."""
+        while self._addresses:
+            family, address = self._addresses.pop(0)
+            name = f"[{address[0]}]:{address[1]}" if family == socket.AF_INET6 else f"{address[0]}:{address[1]}"
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                self._tried.append(f"{name}: {error.strerror}")
+                continue
+            code = sock.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                sock.close()
+                self._tried.append(f"{name}: {os.strerror(code)}")
+                continue
+            self.session.server.address = name
+            self.server = Link(sock, self.reactor.now, State.OPEN if code == 0 else State.CONNECTING)
+            self._since = self.reactor.now
+            self.reactor.watch(self.server.fd, self)
+            return
+        self.server = None
+        self.session.connect_failed("; ".join(self._tried) or "the server's name has no address")
+
+    def _connecting(self, link: Link, mask: int) -> None:
+        """The socket says how connecting went."""
+        code = link.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == 0:
+            link.state = State.OPEN
+            link.event(mask)  # the greeting may have come with it
+            self._since = self.reactor.now
+        else:
+            self._give_up_address(os.strerror(code))
+
+    def _give_up_address(self, why: str) -> None:
+        link = self.server
+        if link is not None:
+            self._tried.append(f"{self.session.server.address}: {why}")
+            self._drop(link)
+        self._connect()
+
+    # ----------------------------------------------------------------------------------------------------- events
+
+    def event(self, fd: int, mask: int) -> None:
+        """What epoll reported of one of the two links."""
+        if fd == self.client.fd:
+            self.client.event(mask)
+        elif self.server is not None and fd == self.server.fd:
+            if self.server.state is State.CONNECTING:
+                self._answered = mask  # whatever it is, connecting is over
+            else:
+                self.server.event(mask)
+        self.reactor.ready(self)
+
+    def read(self) -> None:
+        """Read each side once, if it may be read, and feed the session. Never raises."""
+        try:
+            self._read()
+        except Exception as error:  # our own bug: this session ends, the proxy goes on
+            self._crash(error)
+
+    def _read(self) -> None:
+        session, client, server = self.session, self.client, self.server
+        if self._answered and server is not None:
+            mask, self._answered = self._answered, 0
+            if server.state is State.CONNECTING:
+                self._connecting(server, mask)
+                server = self.server
+        if server is not None and server.readable:
+            if server.state is State.OPEN:
+                if session.wants(Side.SERVER) and len(session.to_client) <= session.limits.unsent:
+                    if not session.commands and not session.progress and client.readable:
+                        session.early_talk()
+                    self._receive(server, Side.SERVER, SMALL)
+            elif server.state is State.LINGERING:
+                self._discard(server)
+        if client.readable:
+            if client.state is State.OPEN:
+                if session.wants(Side.CLIENT):
+                    self._receive(client, Side.CLIENT, LARGE if session.receiving else SMALL)
+                elif client.ended and session.holding:
+                    self._look_for_reset()
+            elif client.state is State.LINGERING:
+                self._discard(client)
+        if session.progress != self._progress:
+            self._progress = session.progress
+            self._since = self.reactor.now
+            if not session.receiving:
+                self._content_at = 0.0
+
+    def _receive(self, link: Link, side: Side, size: int) -> None:
+        session = self.session
+        try:
+            data = link.receive(size)
+        except OSError as error:
+            self._lost(link, side, error)
+            return
+        if data is None:
+            return
+        if not data:
+            link.readable = False
+        if side is Side.SERVER:
+            session.server_sent(data)
+            return
+        if session.receiving:
+            self._since = self.reactor.now
+            if self._content_at == 0.0:
+                self._content_at = self.reactor.now
+                self._content_from = link.received - len(data)
+        session.client_sent(data)
+
+    def _look_for_reset(self) -> None:
+        """A held client whose link broke: what it asked is awaited, but nothing can be told."""
+        if self.client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._lost(self.client, Side.CLIENT, OSError("reset"))
+
+    def _lost(self, link: Link, side: Side, error: OSError) -> None:
+        """The link broke (reset, unreachable, aborted): the same to the session as its end, but nothing can be sent."""
+        self._drop(link)
+        if side is Side.SERVER:
+            self.session.to_server.clear()
+            self.session.server_sent(b"")
+        else:
+            self.session.client_lost()
+
+    def _discard(self, link: Link) -> None:
+        """What comes after our last word."""
+        try:
+            data = link.receive(SMALL)
+        except OSError:
+            data = b""
+        if data == b"":
+            self._drop(link)
+
+    # ----------------------------------------------------------------------------------------------------- sending
+
+    def write(self) -> None:
+        """Send what the session says, carry out its effects. Never raises."""
+        if self._done:
+            return
+        try:
+            self._write()
+        except Exception as error:  # our own bug: this session ends, the proxy goes on
+            self._crash(error)
+        self._after()
+
+    def _write(self) -> None:
+        session, server, client = self.session, self.server, self.client
+        if session.to_server or session.incoming is not None:
+            self._write_server()
+        if session.effects:
+            self._carry_out()
+        if session.to_client:
+            if client.state is State.OPEN or client.state is State.FLUSHING:
+                if not client.blocked:
+                    try:
+                        client.send(session.to_client, self.reactor.now)
+                    except OSError as error:
+                        self._lost(client, Side.CLIENT, error)
+                        self._carry_out()
+            else:
+                session.to_client.clear()
+        if client.state is State.FLUSHING and not session.to_client:
+            self._let_go(client, Side.CLIENT)
+        server = self.server
+        if server is not None and server.state is State.FLUSHING and not session.to_server:
+            self._let_go(server, Side.SERVER)
+
+    def _write_server(self) -> None:
+        session, server = self.session, self.server
+        if server is None or server.state not in (State.OPEN, State.FLUSHING):
+            if server is None or server.state is not State.CONNECTING:
+                session.to_server.clear()
+            return
+        for _ in range(8):  # held-back content, a piece at a time; the rest in later turns
+            if session.to_server and not server.blocked:
+                try:
+                    server.send(session.to_server, self.reactor.now)
+                except OSError as error:
+                    if not server.readable:
+                        self._lost(server, Side.SERVER, error)
+                    else:
+                        session.to_server.clear()  # it may have said why before it went: read that first
+                    return
+            if session.to_server or session.incoming is None:
+                return
+            session.drained()
+            if not session.to_server:
+                return
+        self.reactor.ready(self)
+
+    def _carry_out(self) -> None:
+        effects, self.session.effects = self.session.effects, []
+        for effect in effects:
+            link = self.client if effect.side is Side.CLIENT else self.server
+            if link is None or link.state is State.CLOSED:
+                continue
+            if isinstance(effect, Abort):
+                self._drop(link, reset=True)
+            elif isinstance(effect, Close):
+                link.state = State.FLUSHING if link.state is not State.CONNECTING else State.CLOSED
+                if link.state is State.CLOSED:
+                    link.state = State.OPEN
+                    self._drop(link)
+            else:
+                raise NotImplementedError("TLS is not terminated yet: STARTTLS is refused by every rule set")
+
+    def _let_go(self, link: Link, side: Side) -> None:
+        """Everything has been sent: close so that it arrives."""
+        if side is Side.SERVER or (self.session.said_goodbye and not link.readable):
+            self._drop(link)
+            return
+        link.shut()
+        link.moved_at = self.reactor.now
+        if link.readable:
+            self.reactor.ready(self)
+
+    def _drop(self, link: Link, *, reset: bool = False) -> None:
+        self.reactor.forget(link.fd)
+        link.close(reset=reset)
+
+    def _after(self) -> None:
+        """Over? Or is there more to read that no edge will tell of?"""
+        client, server = self.client, self.server
+        if client.state is State.CLOSED and (server is None or server.state is State.CLOSED):
+            self._finish()
+            return
+        session = self.session
+        if (
+            (client.readable and client.state is State.OPEN and session.wants(Side.CLIENT))
+            or (client.readable and client.state is State.LINGERING)
+            or (
+                server is not None
+                and server.readable
+                and server.state is State.OPEN
+                and session.wants(Side.SERVER)
+                and len(session.to_client) <= session.limits.unsent
+            )
+            or session.effects
+        ):
+            self.reactor.ready(self)
+
+    def _finish(self) -> None:
+        if not self._done:
+            self._done = True
+            self._closed(self)
+
+    def _crash(self, error: Exception) -> None:
+        """421 4.3.0 if it can still be told, and both links closed."""
+        self._failed(self, error)
+        self._drop(self.client)
+        if self.server is not None:
+            self._drop(self.server, reset=True)
+        self._finish()
+
+    # ---------------------------------------------------------------------------------------------------- patience
+
+    def check(self) -> None:
+        """Called about once a second: is anyone waited for beyond patience?"""
+        if self._done:
+            return
+        now = self.reactor.now
+        session, table = self.session, self.session.patience_table
+        client, server = self.client, self.server
+        if client.state in (State.LINGERING, State.FLUSHING) or session.closed:
+            if now - max(client.moved_at, self._since) > LINGER:
+                self._drop(client)
+                if server is not None:
+                    self._drop(server)
+                self._finish()
+            return
+        if server is not None and server.state is State.CONNECTING:
+            if now - self._since > table.connect:
+                self._give_up_address("no answer")
+                self.reactor.ready(self)
+            return
+        side, anomaly = self._out_of_patience(now)
+        if side is not None:
+            session.timed_out(side, anomaly)
+            self.reactor.ready(self)
+        elif now - max(self._since, self._kept_alive) > KEEP_ALIVE:
+            self._kept_alive = now
+            session.keep_alive()
+            self.reactor.ready(self)
+
+    def _out_of_patience(self, now: float) -> tuple[Side | None, str]:
+        session, table = self.session, self.session.patience_table
+        if now - self.started > table.session:
+            return Side.CLIENT, "session-too-long"
+        if session.to_client and now - max(self.client.moved_at, self._since) > table.content:
+            return Side.CLIENT, "idle"
+        server = self.server
+        if session.to_server and server is not None and now - max(server.moved_at, self._since) > table.content:
+            return Side.SERVER, "idle"
+        if self._content_at:
+            octets = self.client.received - self._content_from
+            if session.receiving and now - self._content_at > table.content + octets / table.rate:
+                return Side.CLIENT, "too-slow"
+        side, seconds = session.patience()
+        if now - self._since > seconds and not (side is Side.CLIENT and session.to_server):
+            return side, "idle"
+        return None, ""
+
+    def stop(self) -> None:
+        """Stop now: 421 to the client, whatever it was doing."""
+        if not self._done and not self.session.closed:
+            self.session.note(Kind.NOTE, anomaly="shutting-down", side="client")
+            self.session.stop()
+            self.reactor.ready(self)
+
+    def drain(self) -> None:
+        """Stop when what is in flight is done."""
+        if not self._done and not self.session.closed:
+            self.session.drain()
+            self.reactor.ready(self)

@@ -1,0 +1,199 @@
+"""The service: everything a running proxy is, from the configuration to the exit code.
+
+Signals: the first SIGTERM or SIGINT drains (no new connections; what is in flight is finished within the drain time;
+421 to the rest), a second one stops at once; SIGHUP reads the rules again for new sessions, all or nothing.
+
+Exit codes: 0 ended in order · 1 stopped at once, or failed while running · 3 a listener could not be opened.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import trio
+
+from smtpproxy.audit.log import AuditLog
+from smtpproxy.config import Config
+from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets, printable
+from smtpproxy.net.reactor import Reactor
+from smtpproxy.session.verdicts import Judge
+
+log = structlog.get_logger()
+
+SWEEP = 1.0  # seconds between looks at everybody's patience
+SPOOL = 1_048_576  # octets of held-back content kept in memory before a file is used
+
+
+def _spool() -> Any:
+    return tempfile.SpooledTemporaryFile(max_size=SPOOL, prefix="smtpproxy-")
+
+
+class Service:
+    """One running proxy."""
+
+    def __init__(self, config: Config, judge: Judge, load: Callable[[], Judge | None], audit_fd: int) -> None:
+        self.config = config
+        self.judge = judge
+        self._load = load
+        offset = time.time() - time.monotonic()
+        self.audit = AuditLog(audit_fd, wall=lambda at: at + offset, trouble=self._trouble)
+        self.reactor = Reactor(self.audit)
+        self.sessions = Sessions(connections=config.connections, per_client=config.connections_per_client)
+        self.listeners: list[Listener] = []
+        self._destinations: list[Destination] = []
+        self._drained = trio.Event()
+        self.exit_code = 0
+
+    @staticmethod
+    def _trouble(error: OSError | None) -> None:
+        if error is None:
+            log.info("the audit can be written again")
+        else:
+            log.error("the audit can't be written: mail waits until it can", why=error.strerror)
+
+    async def open(self, announce: Callable[[str], None]) -> None:
+        """Open every listener.
+
+        Raises:
+            OSError: one of them can't be opened; `filename` says which.
+        """
+        for entry in self.config.listeners:
+            destination = Destination(entry.server)
+            await destination.look_up()
+            self._destinations.append(destination)
+            try:
+                sockets = await trio.to_thread.run_sync(open_sockets, entry.listen)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror or str(error), str(entry.listen)) from error
+            for sock in sockets:
+                self.listeners.append(
+                    Listener(
+                        entry,
+                        sock,
+                        destination,
+                        self.reactor,
+                        self.sessions,
+                        self.audit,
+                        judge=lambda: self.judge,
+                        limits=self.config.limits_table(),
+                        patience=self.config.patience_table(),
+                        spool=_spool,
+                    )
+                )
+                announce(f"smtpproxy: listening on {printable(sock.getsockname())} (server {entry.server})")
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until stopped."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.reactor.run)
+            nursery.start_soon(self._sweep)
+            for destination in self._destinations:
+                nursery.start_soon(destination.keep_fresh)
+            task_status.started()
+            await self._drained.wait()
+            nursery.cancel_scope.cancel()
+        while not self.audit.flush() and self.exit_code == 0:
+            await trio.sleep(0.5)
+        self.reactor.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP)
+            self.reactor.tick()
+            for relay in tuple(self.sessions.relays):
+                relay.check()
+            self.reactor.wake()
+
+    def reload(self) -> None:
+        """Read the rules again; sessions that run keep theirs."""
+        judge = self._load()
+        if judge is None:
+            log.error("the rules were not reloaded: the ones in force stay")
+        else:
+            self.judge = judge
+            log.info("rules reloaded")
+
+    def drain(self) -> None:
+        """Accept no more; stop when what is in flight is done."""
+        self.reactor.tick()
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+        self.sessions.changed = self._look_whether_drained
+        for relay in tuple(self.sessions.relays):
+            relay.drain()
+        self.reactor.wake()
+        self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
+        if not self.sessions.relays:
+            self._drained.set()
+
+    async def stop(self, *, grace: float) -> None:
+        """421 to whoever is still there after `grace` seconds, then end."""
+        with trio.move_on_after(grace):
+            await self._drained.wait()
+        self.reactor.tick()
+        for relay in tuple(self.sessions.relays):
+            relay.stop()
+        self.reactor.wake()
+        with trio.move_on_after(3.0):
+            await self._drained.wait()
+        self._drained.set()
+
+    def end_at_once(self) -> None:
+        """Drop everything."""
+        self.exit_code = 1
+        self._drained.set()
+
+
+async def _signals(service: Service, nursery: trio.Nursery) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        stopping = False
+        async for number in received:
+            if number == signal.SIGHUP:
+                service.reload()
+            elif stopping:
+                log.warning("stopping at once")
+                service.end_at_once()
+            else:
+                stopping = True
+                count = len(service.sessions.relays)
+                log.info("draining; a second signal stops at once", sessions=count)
+                service.drain()
+                nursery.start_soon(lambda: service.stop(grace=service.config.patience_table().drain))
+
+
+async def run(config: Config, load: Callable[[], Judge | None]) -> int:
+    """Serve as configured until told to stop; the exit code.
+
+    Args:
+        config: checked already.
+        load: reads the rules (again); None when they are bad, and then it has said why.
+    """
+    judge = load()
+    if judge is None:
+        return 2
+    descriptor = 1
+    if config.audit.file != "-":
+        try:
+            descriptor = os.open(config.audit.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            print(f"smtpproxy: the audit {config.audit.file} can't be opened: {error.strerror}", file=sys.stderr)
+            return 3
+    service = Service(config, judge, load, descriptor)
+    try:
+        await service.open(lambda line: print(line, file=sys.stderr, flush=True))
+    except OSError as error:
+        print(f"smtpproxy: can't listen on {error.filename}: {error.strerror}", file=sys.stderr)
+        return 3
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_signals, service, nursery)
+        await service.run()
+        nursery.cancel_scope.cancel()
+    return service.exit_code

@@ -1,0 +1,494 @@
+"""Rule files: TOML in, rules and problems out.
+
+- Shipped files come first, then the site's, in the order given; a directory gives its `*.toml` files by name; within a
+  file, order is order. Of several rules about one extension the last one holds.
+- A rule of the same name in a later file takes the place of the earlier one as a whole, and stands where the later
+  one stands. `mode = "off"` takes it out.
+- All problems of all files are found in one go. If one of them is an error there are no rules at all: half a rule set
+  is not what anybody wrote.
+- What is valid but hardly meant (a rule that changes nothing, an extension without what it needs) is a warning. Only
+  rules of the site are warned about.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smtpproxy.policy.judge import _DEFAULTS
+from smtpproxy.policy.rules import ExtensionRule, Source, Treatment
+from smtpproxy.policy.toml import (
+    KeyPath,
+    Positions,
+    Problem,
+    TomlError,
+    nearest,
+    nearest_sizes,
+    parse,
+    parse_size,
+    shown,
+)
+from smtpproxy.smtp.registry.extensions import EXTENSIONS
+from smtpproxy.smtp.registry.features import FEATURE_NAMES, Feature, default_of, feature
+from smtpproxy.smtp.registry.parameters import PARAMETERS
+from smtpproxy.smtp.registry.rows import Argument, Default, Framing, FramingClass, Verb
+from smtpproxy.smtp.registry.verbs import VERBS
+from smtpproxy.smtp.replies import OwnReply, own
+
+_KEYS = ("name", "why", "extension", "then", "mode")
+_MODES = ("enforce", "off")
+_WORDS = {treatment.value: treatment for treatment in (Treatment.ALLOW, Treatment.DENY, Treatment.TLS)}
+_TABLES = ("limit", "answer")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_RESERVED = "default"  # what the record calls the registry's own decisions
+_THEN = '"allow", "deny", "allow-under-tls", { limit = … } or { answer = "…" }'
+_LIMITS = {"SIZE": 'a size, e.g. "25 MiB"', "LIMITS": "a count of recipients, e.g. 100"}
+_LARGEST = 10**20 - 1  # RFC 1870 §3: a size has at most 20 digits
+_CLOSING = (221, 421)
+
+Then = tuple[Treatment, int, OwnReply | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the files gave: the rules in order, or the errors; the warnings in both cases."""
+
+    rules: tuple[ExtensionRule, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """There is no error among the problems."""
+        return all(problem.severity != "error" for problem in self.problems)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    """One `[[rule]]` that is right in itself. `rule` is None where it is off."""
+
+    name: str
+    rule: ExtensionRule | None
+    shipped: bool
+    positions: Positions
+    path: KeyPath
+
+    def warning(self, key: str, message: str, expected: str = "", near: Sequence[str] = ()) -> Problem:
+        return self.positions.problem(
+            (*self.path, key),
+            message,
+            where=_where(self.path, self.name),
+            expected=expected,
+            nearest=near,
+            severity="warning",
+        )
+
+
+def shipped_rules() -> Path:
+    """The directory of the rule files that come with smtpproxy: in the package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "rules"
+    return inside if inside.is_dir() else package.parent / "rules"
+
+
+def load_rules(paths: Sequence[Path], *, shipped: bool = True) -> Loaded:
+    """The rules of the files and directories `paths`, on top of the shipped ones."""
+    problems: list[Problem] = []
+    entries: list[_Entry] = []
+    ours = _files([shipped_rules()], problems) if shipped else []
+    for file in dict.fromkeys((*ours, *_files(paths, problems))):
+        entries += _read(file, file in ours, problems)
+    if problems:
+        return Loaded((), tuple(problems))
+    last = {entry.name: entry for entry in entries}
+    rules = tuple(entry.rule for entry in entries if entry.rule is not None and last[entry.name] is entry)
+    return Loaded(rules, tuple(_warnings(entries)))
+
+
+def _files(paths: Iterable[Path], problems: list[Problem]) -> list[Path]:
+    """The files of `paths`, those of a directory by name. What an editor leaves behind (`.x.toml`) is none."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(file for file in path.glob("*.toml") if not file.name.startswith("."))
+        elif path.exists():
+            files.append(path)
+        else:
+            problems.append(Problem(str(path), 0, 0, "", "no such file or directory"))
+    return files
+
+
+# ------------------------------------------------------------------------------------------------------- one file
+
+
+def _read(file: Path, shipped: bool, problems: list[Problem]) -> list[_Entry]:
+    try:
+        data, positions = parse(file)
+    except TomlError as error:
+        problems.append(error.problem)
+        return []
+    found: list[Problem] = []
+    for key in data.keys() - {"rule"}:
+        near = nearest(key, ["rule"])
+        found.append(
+            positions.problem(
+                (key,), f"unknown key {shown(key)}", where="", key=True, expected="[[rule]]", nearest=near
+            )
+        )
+    tables = data.get("rule", [])
+    if not isinstance(tables, list):
+        found.append(positions.problem(("rule",), "rules are a list", where="", expected="[[rule]]"))
+        tables = []
+    entries: list[_Entry] = []
+    names: dict[str, int] = {}
+    for index, table in enumerate(tables):
+        if not isinstance(table, dict):
+            found.append(
+                positions.problem(("rule", index), f"{shown(table)} is not a rule", where="", expected="[[rule]]")
+            )
+            continue
+        reader = _Reader(positions, ("rule", index), table, found)
+        entry = reader.entry(shipped)
+        name = reader.name
+        if name and name in names:
+            line = positions.value(("rule", names[name])).line
+            reader.bad(
+                ("name",), f"{shown(name)} is the name of the rule in line {line} already", expected="a name of its own"
+            )
+        names.setdefault(name, index)
+        entries += [entry] if entry else []
+    problems += sorted(found, key=lambda problem: (problem.line, problem.column))
+    return entries
+
+
+class _Reader:
+    """Reads one `[[rule]]`; what is wrong goes into `problems`."""
+
+    def __init__(self, positions: Positions, path: KeyPath, table: dict[str, Any], problems: list[Problem]) -> None:
+        self._positions = positions
+        self._path = path
+        self._table = table
+        self._problems = problems
+        name = table.get("name")
+        self.name = name if isinstance(name, str) else ""
+
+    def bad(
+        self, path: KeyPath, message: str, *, key: bool = False, expected: str = "", near: Sequence[str] = ()
+    ) -> None:
+        """Put an error about the value at `path` of the rule, or about its key, on the list."""
+        where = _where(self._path, self.name)
+        if path and not key:
+            where += f": {'.'.join(map(str, path))}"
+        self._problems.append(
+            self._positions.problem(
+                (*self._path, *path), message, where=where, key=key, expected=expected, nearest=near
+            )
+        )
+
+    def entry(self, shipped: bool) -> _Entry | None:
+        """The rule, or None if anything about it is wrong."""
+        before = len(self._problems)
+        for key in self._table.keys() - set(_KEYS):
+            self._unknown((key,), _KEYS)
+        off = self._table.get("mode") == "off"
+        self._check_name()
+        why = self._text("why", 'a sentence that says why, e.g. "nobody here needs it"')
+        about = self._feature(off)
+        then = self._then(about, off)
+        mode = self._table.get("mode", "enforce")
+        if mode not in _MODES:
+            self.bad(("mode",), f"{shown(mode)} is not a mode", expected='"enforce" or "off"', near=_near(mode, _MODES))
+        if len(self._problems) > before:
+            return None
+        rule = None
+        if not off and about is not None and then is not None:
+            source = Source(self._positions.file, self._positions.value(self._path).line)
+            rule = ExtensionRule(self.name, why, about, *then, source)
+        return _Entry(self.name, rule, shipped, self._positions, self._path)
+
+    def _unknown(self, path: KeyPath, known: Sequence[str]) -> None:
+        near = nearest(str(path[-1]), known)
+        expected = "" if near else " or ".join((", ".join(known[:-1]), known[-1]))
+        self.bad(path, f"unknown key {shown('.'.join(map(str, path)))}", key=True, expected=expected, near=near)
+
+    def _text(self, key: str, expected: str) -> str:
+        value = self._table.get(key)
+        if value is None:
+            self.bad((), f"{key} is missing", expected=expected)
+        elif not isinstance(value, str):
+            self.bad((key,), f"{shown(value)} is not a string", expected=expected)
+        elif not value.strip():
+            self.bad((key,), "is empty", expected=expected)
+        else:
+            return value
+        return ""
+
+    def _check_name(self) -> None:
+        expected = 'a name such as "size-25m": a-z, 0-9 and -'
+        name = self._text("name", expected)
+        if name and not _NAME.fullmatch(name):
+            near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+            self.bad(("name",), f"{shown(name)} is not a name", expected=expected, near=[near] if near else [])
+        elif name == _RESERVED:
+            self.bad(("name",), f"{shown(name)} is what the record calls decisions without a rule", expected=expected)
+
+    def _feature(self, off: bool) -> Feature | None:
+        if off and "extension" not in self._table:
+            return None
+        name = self._text("extension", 'the name of an extension or verb, e.g. "XEXCH50"')
+        if not name:
+            return None
+        about = feature(name)
+        if about is None:
+            self.bad(
+                ("extension",), f"{shown(name)} is not a name that smtpproxy knows", near=_near(name, FEATURE_NAMES)
+            )
+        elif not about.keywords and not about.verbs:
+            self.bad(
+                ("extension",),
+                f"{about.name} is a parameter, and parameters go with their extension",
+                expected=" or ".join(f'"{name}"' for name in _extensions_of(about)),
+            )
+            return None
+        return about
+
+    def _then(self, about: Feature | None, off: bool) -> Then | None:
+        value = self._table.get("then")
+        if value is None:
+            if not off:
+                self.bad((), "then is missing", expected=_THEN)
+            return None
+        if isinstance(value, dict):
+            return self._then_table(value, about)
+        treatment = _WORDS.get(value) if isinstance(value, str) else None
+        if treatment is None:
+            self.bad(("then",), f"{shown(value)} is not something to do", expected=_THEN, near=_near(value, _WORDS))
+            return None
+        if about is not None and treatment is not Treatment.DENY and default_of(about) is Default.TERMINATE:
+            self.bad(
+                ("then",),
+                f"{about.name} can't be let through: the proxy can't end its TLS yet, and would see none of the session",
+                expected='"deny"',
+            )
+        return treatment, 0, None
+
+    def _then_table(self, table: dict[str, Any], about: Feature | None) -> Then | None:
+        for key in table.keys() - set(_TABLES):
+            self._unknown(("then", key), _TABLES)
+        if "limit" in table and "answer" in table:
+            self.bad(("then",), "limit and answer are two things", expected="one of them")
+        elif "limit" in table:
+            return self._limit(table["limit"], about)
+        elif "answer" in table:
+            return self._answer(table["answer"], about)
+        elif not table:
+            self.bad(("then",), "is empty", expected=_THEN)
+        return None
+
+    def _limit(self, value: object, about: Feature | None) -> Then | None:
+        path = ("then", "limit")
+        if about is None:
+            return None
+        expected = _LIMITS.get(about.name)
+        if expected is None:
+            self.bad(path, f"{about.name} has no number to limit", key=True, expected=" or ".join(_LIMITS))
+            return None
+        number = 0
+        if isinstance(value, int) and not isinstance(value, bool):
+            number = value
+        elif about.name == "SIZE" and isinstance(value, str):
+            try:
+                number = parse_size(value)
+            except ValueError as error:
+                self.bad(path, str(error), expected=expected, near=nearest_sizes(value))
+                return None
+        if not 0 < number <= _LARGEST:
+            self.bad(path, f"{shown(value)} is not a limit", expected=expected)
+        return Treatment.LIMIT, number, None
+
+    def _answer(self, value: object, about: Feature | None) -> Then | None:
+        path = ("then", "answer")
+        if about is not None and not about.verbs:
+            self.bad(path, f"{about.name} has no verb to answer", key=True, expected='then = "deny"')
+        expected = 'a reply, e.g. "550 5.7.1 Not here"'
+        if not isinstance(value, str):
+            self.bad(path, f"{shown(value)} is not a string", expected=expected)
+            return None
+        try:
+            reply = own(value)
+        except ValueError as error:
+            self.bad(path, str(error).partition(" (expected")[0], expected=expected)
+            return None
+        code = reply.full.code
+        why_not = ""
+        if code in _CLOSING:
+            why_not = f"{code} says that the connection is closed, and it would not be"
+        elif code // 100 == 3:
+            why_not = f"{code} asks for more, and nobody would take it"
+        elif code // 100 == 2 and about is not None:
+            names = ", ".join(sorted(verb.decode() for verb in about.verbs if not _answerable(VERBS[verb])))
+            why_not = f"{code} to {names} promises what only the server can do" if names else ""
+        if why_not:
+            self.bad(path, why_not, expected="a refusal, 4yz or 5yz")
+        return Treatment.DENY, 0, reply
+
+
+def _answerable(verb: Verb) -> bool:
+    """Success may be told here without the server: the verb begins, takes and resets nothing."""
+    return (
+        verb.framing in (FramingClass.LINE, FramingClass.NOISE)
+        and verb.argument not in (Argument.RCPT, Argument.URI)  # a recipient, content from elsewhere
+        and not (verb.transaction or verb.holds or verb.name == "RSET")
+    )
+
+
+def _extensions_of(parameter: Feature) -> list[str]:
+    key = parameter.name.encode()
+    rows = [PARAMETERS[verb, key] for verb in (b"MAIL", b"RCPT") if (verb, key) in PARAMETERS]
+    return sorted({extension for row in rows for extension in row.extensions})
+
+
+def _near(value: object, words: Iterable[str]) -> list[str]:
+    return nearest(value, words) if isinstance(value, str) else []
+
+
+def _where(path: KeyPath, name: str) -> str:
+    return f"rule {int(path[1]) + 1}" + (f" {shown(name)}" if name else "")
+
+
+# ------------------------------------------------------------------------------------------------------ coherence
+
+_Place = tuple[str, bytes]  # "keyword" or "verb", and its name
+_State = tuple[Treatment, int, OwnReply | None]
+_DONE = {
+    Treatment.ALLOW: "allowed",
+    Treatment.LIMIT: "allowed",
+    Treatment.TLS: "allowed under TLS",
+    Treatment.DENY: "denied",
+}
+_LEVEL = {Treatment.DENY: 0, Treatment.TLS: 1, Treatment.LIMIT: 2, Treatment.ALLOW: 2}
+
+
+class _Table:
+    """What holds for every keyword and verb, and which rules stand below it."""
+
+    def __init__(self) -> None:
+        self._stacks: dict[_Place, list[_Entry]] = {place: [] for place in _places(EXTENSIONS.keys(), VERBS.keys())}
+
+    def put(self, entry: _Entry) -> None:
+        for place in _of(entry):
+            self._stacks[place].append(entry)
+
+    def take_out(self, entry: _Entry) -> None:
+        for place in _of(entry):
+            self._stacks[place].remove(entry)
+
+    def owner(self, place: _Place) -> _Entry | None:
+        stack = self._stacks[place]
+        return stack[-1] if stack else None
+
+    def state(self, place: _Place) -> _State:
+        kind, name = place
+        owner = self.owner(place)
+        row = VERBS[name] if kind == "verb" else EXTENSIONS[name]
+        treatment, limit, reply = _DEFAULTS[row.default], 0, None
+        if owner is not None and owner.rule is not None:
+            treatment, limit, reply = owner.rule.treatment, owner.rule.limit, owner.rule.reply
+        if treatment is Treatment.LIMIT and not limit:
+            treatment = Treatment.ALLOW
+        if isinstance(row, Verb) and _LEVEL[treatment] < 2:
+            return treatment, 0, reply or own(row.refusal)
+        return treatment, limit, None
+
+    def level(self, place: _Place) -> int:
+        return _LEVEL[self.state(place)[0]]
+
+    def says(self, place: _Place) -> str:
+        """`XEXCH50 (denied by rule strip-xexch50)`."""
+        owner = self.owner(place)
+        by = f"rule {owner.name}" if owner else "default"
+        return f"{place[1].decode()} ({_DONE[self.state(place)[0]]} by {by})"
+
+    def about(self, places: Iterable[_Place], message: str) -> Iterator[Problem]:
+        """A warning about the first rule of the site that decides one of these places."""
+        for place in places:
+            owner = self.owner(place)
+            if owner is not None and not owner.shipped:
+                yield owner.warning("extension", message)
+                return
+
+
+def _places(keywords: Iterable[bytes], verbs: Iterable[bytes]) -> list[_Place]:
+    return [*(("keyword", name) for name in sorted(keywords)), *(("verb", name) for name in sorted(verbs))]
+
+
+def _of(entry: _Entry) -> list[_Place]:
+    return [] if entry.rule is None else _places(entry.rule.feature.keywords, entry.rule.feature.verbs)
+
+
+def _warnings(entries: Sequence[_Entry]) -> Iterator[Problem]:
+    """What is valid and hardly meant, of the site's rules."""
+    table = _Table()
+    named: dict[str, _Entry] = {}
+    idle: set[_Entry] = set()
+    for entry in entries:
+        earlier = named.get(entry.name)
+        named[entry.name] = entry
+        places = [*_of(entry), *(_of(earlier) if earlier else ())]
+        before = {place: table.state(place) for place in places}
+        if earlier is not None:
+            table.take_out(earlier)
+        said = table.says(places[0]) if places else ""
+        table.put(entry)
+        if entry.shipped or any(table.state(place) != before[place] for place in places):
+            continue
+        idle.add(entry)
+        if places:
+            key, hint = ("extension", "") if entry.rule else ("mode", "to change that, a rule with another then")
+            yield entry.warning(key, f"changes nothing: {said} anyway", hint)
+        elif earlier is None:
+            near = nearest(entry.name, named.keys() - {entry.name})
+            yield entry.warning("name", "switches nothing off: no rule before it has this name", near=near)
+    for entry in named.values():
+        if not entry.shipped and entry not in idle:
+            yield from _shadowed(entry, table)
+            yield from _unseen(entry)
+    yield from _torn(table)
+
+
+def _shadowed(entry: _Entry, table: _Table) -> Iterator[Problem]:
+    owners = [owner for place in _of(entry) if (owner := table.owner(place)) is not None]
+    if owners and entry not in owners:
+        assert owners[0].rule is not None
+        yield entry.warning(
+            "extension", f"never holds: rule {owners[0].name} ({owners[0].rule.source}) comes later and decides"
+        )
+
+
+def _unseen(entry: _Entry) -> Iterator[Problem]:
+    if entry.rule is None or _LEVEL[entry.rule.treatment] == 0:
+        return
+    for verb in sorted(entry.rule.feature.verbs):
+        if Framing.OPAQUE in VERBS[verb].then.values():
+            yield entry.warning(
+                "then", f"once {verb.decode()} is accepted nothing of the session is inspected any more"
+            )
+
+
+def _torn(table: _Table) -> Iterator[Problem]:
+    """Extensions without what they need, and verbs that don't go the way of their keyword."""
+    brought: dict[bytes, list[_Place]] = {}
+    for name, row in EXTENSIONS.items():
+        keyword = ("keyword", name)
+        for needed in (("keyword", need.encode()) for need in row.needs):
+            if table.level(needed) < table.level(keyword):
+                only = f"so clients are told {row.keyword} only where they are told {needed[1].decode()}"
+                yield from table.about((needed, keyword), f"{table.says(keyword)} needs {table.says(needed)}, {only}")
+        for verb in dict.fromkeys((*row.verbs, row.keyword)):
+            if verb.encode() in VERBS:
+                brought.setdefault(verb.encode(), []).append(keyword)
+    for name, keywords in brought.items():
+        verb = ("verb", name)
+        first = max(keywords, key=table.level)
+        if table.level(verb) != table.level(first):
+            yield from table.about((verb, first), f"{table.says(first)}, but its verb {table.says(verb)}")

@@ -1,0 +1,274 @@
+"""What becomes of a command: judged, checked against what was offered, forwarded or answered.
+
+The order matters. First the rules, so that a refusal carries the rule's name; then what the session itself must see to,
+rule or no rule: no parameter and no verb that changes framing without its extension having been offered, no address
+beyond ASCII without SMTPUTF8, no more recipients than the limit, and no line that no grammar recognised.
+
+`ASKED` is what a forwarded command changes at once: rules see the transaction as asked so far (architecture §6).
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from smtpproxy.session import closing
+from smtpproxy.session.content import Chunks
+from smtpproxy.session.ledger import Exchange
+from smtpproxy.session.records import Kind
+from smtpproxy.session.state import Recipient, Transaction
+from smtpproxy.session.verdicts import Action, CommandRule, Depth, Verdict
+from smtpproxy.smtp import replies as say
+from smtpproxy.smtp.commands import Command, Malformed
+from smtpproxy.smtp.registry.parameters import PARAMETERS
+from smtpproxy.smtp.registry.rows import Argument, Framing, FramingClass
+from smtpproxy.smtp.registry.verbs import UNKNOWN
+from smtpproxy.smtp.replies import OwnReply
+from smtpproxy.smtp.values import Chunk, Text
+
+if TYPE_CHECKING:
+    from smtpproxy.session.session import Session
+
+# Verbs of an extension that may be used only where the client was offered it, because they change framing. (VRFY, HELP
+# and their like are often served unannounced and can do no harm to framing.)
+_OFFERED_FIRST: Final = frozenset({FramingClass.BDAT, FramingClass.GO_OCTETS, FramingClass.SASL, FramingClass.TLS})
+_ENVELOPE: Final = frozenset({Argument.MAIL, Argument.RCPT})
+_PASS: Final = Action.PASS
+
+
+def asked(session: "Session", command: Command) -> None:
+    """Judge a command; forward it or answer it."""
+    verb = command.verb
+    session.commands += 1
+    exchange = Exchange(verb, command, session.clock())
+    if command.leniencies:
+        exchange.anomalies = command.leniencies
+    if session.server_gone or (session.draining and session.begun is None):
+        closing.answer_orphan(session, exchange)
+        return
+    argument = verb.argument
+    if argument is Argument.MAIL:
+        session.transactions += 1
+        path, parameters = command.argument
+        session.transaction = Transaction(session.transactions, path, parameters)
+    exchange.transaction = session.transaction
+    rule: CommandRule | None = session.command_rules.get(verb.name)
+    if rule is not None:
+        verdict = _judged(session, rule, command)
+        exchange.rule = verdict.rule
+        if verdict.anomalies:
+            exchange.anomalies += verdict.anomalies
+        if verdict.action is not _PASS:
+            exchange.action = verdict.action.value
+            if verdict.action is not Action.REWRITE:
+                exchange.closes = verdict.action is Action.HANGUP
+                refuse(session, exchange, verdict.value)
+                return
+            command = verdict.value
+    elif verb is UNKNOWN:
+        _count_malformed(session, exchange, "unknown-verb")
+        refuse(session, exchange, say.own(UNKNOWN.refusal))
+        return
+    if argument in _ENVELOPE and (refusal := _envelope(session, exchange, command)) is not None:
+        exchange.action = "answer"
+        refuse(session, exchange, refusal)
+        return
+    if verb.framing in _OFFERED_FIRST and verb.extension.encode() not in session.client.capabilities:
+        exchange.anomalies += ("verb-not-offered",)
+        exchange.action = "answer"
+        refuse(session, exchange, say.VERB_NOT_OFFERED)
+        return
+    noted = ASKED.get(verb.name)
+    if noted is not None and noted(session, exchange, command):
+        return
+    exchange.sent = command
+    session.to_server += command.wire
+    if verb.holds:
+        session.hold(exchange)
+    session.push(exchange)
+
+
+def _judged(session: "Session", rule: CommandRule, command: Command) -> Verdict:
+    """A rule that fails decides nothing: fail closed (architecture §9)."""
+    try:
+        verdict = rule(command, session)
+    except Exception as error:
+        session.note(Kind.NOTE, anomaly="rule-failed", verb=command.verb.name, why=type(error).__name__)
+        return Verdict(Action.ANSWER, say.RULE_FAILED, anomalies=("rule-failed",))
+    if verdict.action is Action.DISCARD:  # content is discarded where content is judged; a command has none
+        return Verdict(Action.ANSWER, say.RULE_FAILED, verdict.rule, ("rule-failed",))
+    return verdict
+
+
+def _envelope(session: "Session", exchange: Exchange, command: Command) -> OwnReply | None:
+    """What is wrong with a MAIL or RCPT that its grammar can't tell: parameters nobody offered, addresses, counts."""
+    path, parameters = command.argument
+    place = b"MAIL" if command.verb.argument is Argument.MAIL else b"RCPT"
+    for keyword, value in parameters:
+        row = PARAMETERS.get((place, keyword))
+        if row is None:
+            exchange.anomalies += ("unknown-parameter",)
+            return say.UNKNOWN_PARAMETER
+        names = row.extensions
+        if keyword == b"BODY":  # the one parameter whose value says which extension it needs (RFC 3030 §3)
+            names = ("BINARYMIME",) if value is not None and value.upper() == b"BINARYMIME" else ("8BITMIME",)
+        offered = session.client.capabilities.keywords
+        if not any(name.encode() in offered for name in names):
+            exchange.anomalies += ("parameter-not-offered",)
+            exchange.rule = exchange.rule or session.judge.owner(names[0].encode())
+            return say.NOT_NEGOTIATED
+    transaction = session.transaction
+    if not (path.local.isascii() and path.domain.isascii()) and (
+        transaction is None or transaction.parameter(b"SMTPUTF8") is None
+    ):
+        exchange.anomalies += ("non-ascii-without-smtputf8",)
+        return say.NEEDS_SMTPUTF8
+    if place == b"RCPT" and transaction is not None and len(transaction.recipients) >= session.limits.recipients:
+        exchange.anomalies += ("too-many-recipients",)
+        return say.TOO_MANY_RECIPIENTS
+    return None
+
+
+def refuse(session: "Session", exchange: Exchange, reply: OwnReply) -> None:
+    """Answer a command here. The octets behind a refused BDAT are swallowed all the same (commands.md §7)."""
+    exchange.told = reply
+    if exchange.closes:
+        session.deaf = True
+    command = exchange.asked
+    if type(command) is Command and type(command.argument) is Chunk:
+        session.incoming = Chunks.swallow(session, exchange, command.argument, reply)
+        chunk_follows(session)
+    elif exchange.verb.argument is Argument.MAIL and exchange.transaction is session.transaction:
+        session.transaction = None
+    session.push(exchange)
+
+
+def chunk_follows(session: "Session") -> None:
+    """BDAT's octets come next; none at all when it announced none."""
+    if session.incoming is not None and session.incoming.over:
+        session.reading.content_over()
+    else:
+        session.reading.frame(Framing.CHUNK)
+
+
+def malformed(session: "Session", line: Malformed) -> None:
+    """A line that matched no grammar: answered here, in its turn, unless a rule says otherwise."""
+    judge = session.judge.malformed
+    if judge is not None and not line.fatal and not session.server_gone and not session.draining:
+        verdict = judge(line, session)
+        if verdict.action is _PASS and verdict.rule:
+            exchange = Exchange(line.verb, line, session.clock())
+            exchange.rule = verdict.rule
+            exchange.anomalies = ("malformed-command",)
+            exchange.sent = Command(UNKNOWN, Text(b""), line.line, line.line, ())
+            session.to_server += line.line
+            session.hold(exchange)
+            session.push(exchange)
+            return
+    name = "malformed-command"
+    if line.fatal:
+        name = "chunk-size-unknown" if line.verb.framing is FramingClass.BDAT else "foreign-protocol"
+    answer_malformed(session, line, line.why, say.own(line.reply), name)
+
+
+def answer_malformed(session: "Session", asked: Malformed | bytes, why: str, reply: OwnReply, anomaly: str) -> None:
+    """One reply to a line that is no command, in its turn."""
+    line = asked if isinstance(asked, Malformed) else Malformed(UNKNOWN, why, "", asked, False)
+    exchange = Exchange(line.verb, line, session.clock())
+    if session.server_gone or (session.draining and session.begun is None):
+        closing.answer_orphan(session, exchange)
+        return
+    exchange.told = reply
+    if line.fatal:
+        exchange.closes = session.deaf = True
+    _count_malformed(session, exchange, anomaly)
+    session.push(exchange)
+
+
+def _count_malformed(session: "Session", exchange: Exchange, anomaly: str) -> None:
+    """Note it; one too many, and 421 stands behind its reply."""
+    exchange.anomalies += (anomaly,)
+    exchange.action = "answer"
+    session.malformed += 1
+    if session.malformed >= session.limits.malformed and not exchange.closes:
+        farewell = Exchange(UNKNOWN, None, session.clock())
+        farewell.closes = session.deaf = True
+        farewell.told = say.TOO_MANY_ERRORS
+        farewell.anomalies = ("too-many-errors",)
+        session.farewell = farewell
+
+
+# ------------------------------------------------------------------------------- what a forwarded command changes
+
+
+def _asked_reset(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """RSET and a new hello take the transaction back (RFC 5321 §4.1.1.5, §4.1.4)."""
+    session.transaction = None
+    session.incoming = None
+    return False
+
+
+def _asked_mail(session: "Session", exchange: Exchange, command: Command) -> bool:
+    session.incoming = None
+    return False
+
+
+def _asked_rcpt(session: "Session", exchange: Exchange, command: Command) -> bool:
+    if session.transaction is not None:
+        path, parameters = command.argument
+        recipient = Recipient(path, parameters)
+        session.transaction.recipients.append(recipient)
+        exchange.subject = recipient
+    return False
+
+
+def _asked_data(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """How deep the content is looked into decides who answers DATA (architecture §7)."""
+    transaction = session.transaction
+    if transaction is None:
+        return False
+    depth = session.judge.depth(transaction)
+    if depth is Depth.STREAM:
+        return False
+    exchange.conclude = _tell_deferred
+    exchange.subject = depth
+    session.hold(exchange)
+    session.push(exchange)
+    return True
+
+
+def _tell_deferred(exchange: Exchange) -> None:
+    """A deferred DATA at the head: go ahead if the server has accepted a recipient by now."""
+    transaction = exchange.transaction
+    exchange.action = "answer"
+    exchange.told = say.GO_AHEAD if transaction is not None and transaction.accepted else say.NO_RECIPIENTS
+
+
+def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """BDAT: only within a transaction that has a recipient, so that a server has no reason to read octets as commands."""
+    transaction = session.transaction
+    if transaction is None or not transaction.recipients:
+        exchange.action = "answer"
+        refuse(session, exchange, say.NO_TRANSACTION)
+        return True
+    chunks = session.incoming
+    if not isinstance(chunks, Chunks):
+        chunks = Chunks(session, transaction, session.judge.depth(transaction))
+        transaction.chunked = True
+        session.incoming = chunks
+    chunks.begin(exchange, command)
+    chunk_follows(session)
+    return True
+
+
+Asked = Callable[["Session", Exchange, Command], bool]
+
+# True: the command was dealt with whole and is not forwarded as it stands.
+ASKED: Final[MappingProxyType[str, Asked]] = MappingProxyType(
+    {
+        **dict.fromkeys(("EHLO", "HELO", "LHLO", "RSET"), _asked_reset),
+        **dict.fromkeys(("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM"), _asked_mail),
+        "RCPT": _asked_rcpt,
+        "DATA": _asked_data,
+        "BDAT": _asked_bdat,
+    }
+)
