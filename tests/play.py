@@ -93,7 +93,7 @@ class Step:
     line: int = 0
 
 
-class Mismatch(AssertionError):
+class MismatchError(AssertionError):
     """The transcript as it should have been and as it was."""
 
 
@@ -121,7 +121,7 @@ def parse(script: str) -> list[Step]:
             continue
         found = _LINE.fullmatch(line)
         if found is None:
-            raise Mismatch(f"line {number} of the transcript has no tag: {line.strip()!r}")
+            raise MismatchError(f"line {number} of the transcript has no tag: {line.strip()!r}")
         tag, text = found.groups()
         if tag in ("C>", "S>"):
             if tag == previous:
@@ -131,7 +131,7 @@ def parse(script: str) -> list[Step]:
         elif tag in ("!!", ".."):
             steps.append(Step(tag, words=text.strip(), line=number))
         elif not steps:
-            raise Mismatch(f"line {number}: an output before any input")
+            raise MismatchError(f"line {number}: an output before any input")
         elif tag == "->":
             steps[-1].effects.append(text.strip())
         elif tag == ">C":
@@ -174,43 +174,54 @@ def cuttings(steps: list[Step]) -> Iterator[tuple[str, Callable[[bytes], Iterato
         yield f"cut at random, seed {seed}", _random(seed)
 
 
+class Outputs:
+    """What came out of a session during one step."""
+
+    def __init__(self) -> None:
+        self.client = bytearray()
+        self.server = bytearray()
+        self.effects: list[str] = []
+
+    def collect(self, session: Session) -> None:
+        """Take it, as a driver that always can send would."""
+        self.client += session.to_client
+        session.to_client.clear()
+        for _ in range(10_000):
+            self.server += session.to_server
+            session.to_server.clear()
+            session.drained()
+            if not session.to_server:
+                break
+        self.effects.extend(f"{_name(type(e).__name__)} {e.side.value}" for e in session.effects)
+        session.effects.clear()
+
+
 def run(session: Session, steps: list[Step], cut: Callable[[bytes], Iterator[bytes]], how: str) -> None:
     """Play the steps on a session."""
     is_open = False
     for step in steps:
-        to_client, to_server, effects = b"", b"", []
-
-        def collect() -> None:
-            nonlocal to_client, to_server
-            to_client += bytes(session.to_client)
-            session.to_client.clear()
-            for _ in range(10_000):
-                to_server += bytes(session.to_server)
-                session.to_server.clear()
-                session.drained()
-                if not session.to_server:
-                    break
-            effects.extend(f"{_name(type(e).__name__)} {e.side.value}" for e in session.effects)
-            session.effects.clear()
-
+        out = Outputs()
         if step.tag in ("C>", "S>"):
             feed = session.client_sent if step.tag == "C>" else session.server_sent
             for piece in cut(step.octets):
                 feed(piece)
-                collect()
+                out.collect(session)
         elif step.tag == "..":
             is_open = step.words == "open"
             continue
         else:
             _say(session, step.words)
-            collect()
-        if "abort server" in effects:
-            to_server = step.server  # how much went out before a link was cut depends on the cutting
+            out.collect(session)
+        if "abort server" in out.effects:
+            out.server = bytearray(step.server)  # how much went out before a link was cut depends on the cutting
         wanted = (step.client, step.server, step.effects)
-        if (to_client, to_server, effects) != wanted:
-            raise Mismatch(_difference(step, how, wanted, (to_client, to_server, effects)))
+        got = (bytes(out.client), bytes(out.server), out.effects)
+        if got != wanted:
+            raise MismatchError(_difference(step, how, wanted, got))
     if not session.closed and not is_open and session.ledger.awaited is not None:
-        raise Mismatch(f"the transcript is unfinished: {session.ledger.awaited.verb.name} awaits its reply ({how})")
+        raise MismatchError(
+            f"the transcript is unfinished: {session.ledger.awaited.verb.name} awaits its reply ({how})"
+        )
 
 
 def _name(kind: str) -> str:
@@ -239,7 +250,7 @@ def _say(session: Session, words: str) -> None:
     elif verb == "keep-alive":
         session.keep_alive()
     else:
-        raise Mismatch(f"the driver can't say {words!r}")
+        raise MismatchError(f"the driver can't say {words!r}")
 
 
 def _side_and_word(rest: str, sides: dict[str, Side]) -> tuple[Side, str]:
@@ -271,7 +282,7 @@ def play(
         options: further arguments of Session.
 
     Raises:
-        Mismatch: something else came out, or two cuttings gave different records.
+        MismatchError: something else came out, or two cuttings gave different records.
     """
     steps = parse(script)
     first: list[dict[str, Any]] | None = None
@@ -286,8 +297,8 @@ def play(
         if first is None:
             first = lines
         elif lines != first:
-            pair = zip(first + [{}], lines + [{}], strict=False)
-            raise Mismatch(f"other records when {how}: " + str(next((a, b) for a, b in pair if a != b)))
+            pair = zip([*first, {}], [*lines, {}], strict=False)
+            raise MismatchError(f"other records when {how}: " + str(next((a, b) for a, b in pair if a != b)))
     assert first is not None
     if records is not None:
         records.extend(first)

@@ -7,17 +7,28 @@ to the server, `"told": null` that nothing went to the client. docs/audit.md lis
 A secret never gets here: it is unprintable by type, and `describe` prints commands by their values (I8).
 """
 
+from functools import lru_cache
 from typing import Any
 
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.state import Transaction
-from smtpproxy.smtp.values import Path
 from smtpproxy.smtp.commands import Command, Malformed, describe
 from smtpproxy.smtp.registry.rows import Verb
 from smtpproxy.smtp.replies import OwnReply, Reply
+from smtpproxy.smtp.values import Path
 
 PSEUDO = {"GREETING": "(connect)", "END": "(end of data)", "OCTETS": "(octets)"}
+
+
+@lru_cache(maxsize=1024)
+def _often(reply: Reply) -> str:
+    return str(reply)
+
+
+def reply_text(reply: Reply) -> str:
+    """A reply for people. Servers say the same few things again and again."""
+    return _often(reply) if len(reply.raw) <= 256 else str(reply)
 
 
 def words(value: Any) -> str | None:
@@ -28,8 +39,10 @@ def words(value: Any) -> str | None:
         return PSEUDO.get(value.name, value.name)
     if isinstance(value, Command | Malformed):
         return describe(value)
+    if isinstance(value, Reply):
+        return reply_text(value)
     if isinstance(value, OwnReply):
-        return str(value.full)
+        return reply_text(value.full)
     return str(value)
 
 
@@ -49,7 +62,7 @@ def exchange_fields(exchange: Exchange) -> dict[str, Any]:
         fields["sent"] = asked.wire[:-2].decode("utf-8", "backslashreplace")
     got: Reply | None = exchange.got
     if got is not None:
-        fields["got"] = str(got)
+        fields["got"] = reply_text(got)
     if exchange.replies_before:
         fields["got_before"] = [str(reply) for reply in exchange.replies_before]
     if exchange.told is not got:

@@ -7,7 +7,7 @@ A line is only ever written once, and what was written of it when the disk fille
 
 import os
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -53,7 +53,7 @@ class AuditLog:
             self._sequence += 1
             line = {
                 "v": VERSION,
-                "at": datetime.fromtimestamp(wall(item.at), timezone.utc),
+                "at": datetime.fromtimestamp(wall(item.at), UTC),
                 "seq": self._sequence,
                 "session": session_id,
             }

@@ -267,7 +267,7 @@ class _Reader:
         if about is not None and treatment is not Treatment.DENY and default_of(about) is Default.TERMINATE:
             self.bad(
                 ("then",),
-                f"{about.name} can't be let through: the proxy can't end its TLS yet, and would see none of the session",
+                f"{about.name} can't be let through: the proxy can't end its TLS yet and would see nothing more",
                 expected='"deny"',
             )
         return treatment, 0, None
@@ -404,10 +404,10 @@ class _Table:
         return _LEVEL[self.state(place)[0]]
 
     def says(self, place: _Place) -> str:
-        """`XEXCH50 (denied by rule strip-xexch50)`."""
+        """`XEXCH50 is denied by rule strip-xexch50`."""
         owner = self.owner(place)
         by = f"rule {owner.name}" if owner else "default"
-        return f"{place[1].decode()} ({_DONE[self.state(place)[0]]} by {by})"
+        return f"{place[1].decode()} is {_DONE[self.state(place)[0]]} by {by}"
 
     def about(self, places: Iterable[_Place], message: str) -> Iterator[Problem]:
         """A warning about the first rule of the site that decides one of these places."""
@@ -443,36 +443,30 @@ def _warnings(entries: Sequence[_Entry]) -> Iterator[Problem]:
         if entry.shipped or any(table.state(place) != before[place] for place in places):
             continue
         idle.add(entry)
-        if places:
-            key, hint = ("extension", "") if entry.rule else ("mode", "to change that, a rule with another then")
-            yield entry.warning(key, f"changes nothing: {said} anyway", hint)
+        if places and entry.rule is None:
+            yield entry.warning("mode", f"changes nothing: {said}", "a rule that says what else is to be done")
+        elif places:
+            yield entry.warning("extension", f"changes nothing: {said} already")
         elif earlier is None:
             near = nearest(entry.name, named.keys() - {entry.name})
             yield entry.warning("name", "switches nothing off: no rule before it has this name", near=near)
     for entry in named.values():
         if not entry.shipped and entry not in idle:
-            yield from _shadowed(entry, table)
-            yield from _unseen(entry)
+            yield from _alone(entry, table)
     yield from _torn(table)
 
 
-def _shadowed(entry: _Entry, table: _Table) -> Iterator[Problem]:
-    owners = [owner for place in _of(entry) if (owner := table.owner(place)) is not None]
-    if owners and entry not in owners:
-        assert owners[0].rule is not None
-        yield entry.warning(
-            "extension", f"never holds: rule {owners[0].name} ({owners[0].rule.source}) comes later and decides"
-        )
-
-
-def _unseen(entry: _Entry) -> Iterator[Problem]:
-    if entry.rule is None or _LEVEL[entry.rule.treatment] == 0:
+def _alone(entry: _Entry, table: _Table) -> Iterator[Problem]:
+    """A rule that a later one takes the place of, or that ends inspection."""
+    if entry.rule is None:
         return
-    for verb in sorted(entry.rule.feature.verbs):
-        if Framing.OPAQUE in VERBS[verb].then.values():
-            yield entry.warning(
-                "then", f"once {verb.decode()} is accepted nothing of the session is inspected any more"
-            )
+    owners = [owner for place in _of(entry) if (owner := table.owner(place)) is not None]
+    if entry not in owners:
+        yield entry.warning("extension", f"never holds: rule {owners[0].name} comes later and decides")
+    elif _LEVEL[entry.rule.treatment]:
+        for verb in sorted(entry.rule.feature.verbs):
+            if Framing.OPAQUE in VERBS[verb].then.values():
+                yield entry.warning("then", f"once {verb.decode()} is accepted nothing of the session is inspected")
 
 
 def _torn(table: _Table) -> Iterator[Problem]:
@@ -482,13 +476,13 @@ def _torn(table: _Table) -> Iterator[Problem]:
         keyword = ("keyword", name)
         for needed in (("keyword", need.encode()) for need in row.needs):
             if table.level(needed) < table.level(keyword):
-                only = f"so clients are told {row.keyword} only where they are told {needed[1].decode()}"
-                yield from table.about((needed, keyword), f"{table.says(keyword)} needs {table.says(needed)}, {only}")
+                only = f"{row.keyword} is told only where {needed[1].decode()} is"
+                message = f"{table.says(keyword)} and needs {needed[1].decode()}, but {table.says(needed)}: {only}"
+                yield from table.about((needed, keyword), message)
         for verb in dict.fromkeys((*row.verbs, row.keyword)):
             if verb.encode() in VERBS:
                 brought.setdefault(verb.encode(), []).append(keyword)
     for name, keywords in brought.items():
-        verb = ("verb", name)
-        first = max(keywords, key=table.level)
-        if table.level(verb) != table.level(first):
-            yield from table.about((verb, first), f"{table.says(first)}, but its verb {table.says(verb)}")
+        by, first = ("verb", name), max(keywords, key=table.level)
+        if table.level(by) != table.level(first):
+            yield from table.about((by, first), f"{table.says(first)}, but its verb {table.says(by)}")

@@ -244,7 +244,7 @@ def _tell_deferred(exchange: Exchange) -> None:
 
 
 def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> bool:
-    """BDAT: only within a transaction that has a recipient, so that a server has no reason to read octets as commands."""
+    """BDAT: only where there is a recipient, so that no server has a reason to read its octets as commands."""
     transaction = session.transaction
     if transaction is None or not transaction.recipients:
         exchange.action = "answer"

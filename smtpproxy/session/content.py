@@ -1,6 +1,7 @@
 """Content on its way through a session: one mail by DATA (`Incoming`), or by BDAT (`Chunks`).
 
-How deep it is looked into is asked of the judge when it begins (architecture §7) and decides when the server hears of it:
+How deep it is looked into is asked of the judge when it begins (architecture §7) and decides when the server hears of
+it:
 
 - STREAM: DATA went to the server, 354 was told; the octets follow as they come.
 - HEADER: DATA was answered here; the header section is held back, judged, edited; then our own DATA goes to the
@@ -26,11 +27,11 @@ from smtpproxy.session.records import Kind
 from smtpproxy.session.state import Transaction
 from smtpproxy.session.verdicts import Action, Depth, Verdict
 from smtpproxy.smtp import replies as say
-from smtpproxy.smtp.values import Chunk
 from smtpproxy.smtp.commands import Command, parse_command
 from smtpproxy.smtp.readers import Content, stuffed
 from smtpproxy.smtp.registry.verbs import END, VERBS
 from smtpproxy.smtp.replies import OwnReply, Reply
+from smtpproxy.smtp.values import Chunk
 
 if TYPE_CHECKING:
     from smtpproxy.session.session import Session

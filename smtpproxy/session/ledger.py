@@ -62,7 +62,7 @@ class Exchange:
         self.octets = 0  # of content or chunk
         self.due = 1  # replies the server still owes (LMTP and PRDR: more than one)
         self.closes = False  # both links are closed when it is told
-        self.conclude: Callable[["Exchange"], None] | None = None  # asked once it stands at the head, undecided
+        self.conclude: Callable[[Exchange], None] | None = None  # asked once it stands at the head, undecided
         self.noise = b""
         self.lost = False  # the server will not reply any more
         self.replies_before: tuple[Reply, ...] = ()  # told already, where one command gets several

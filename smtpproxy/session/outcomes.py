@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from smtpproxy.session.content import Chunks, Incoming
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
-from smtpproxy.session.state import Phase, Recipient, Transaction
+from smtpproxy.session.state import Recipient, Transaction
 from smtpproxy.session.verdicts import Action, Depth, ReplyRule
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
@@ -232,8 +232,11 @@ def bdat_last(exchange: Exchange) -> bool:
     return exchange.verb.name == "BDAT" and bdat_name(exchange) == "BDAT LAST"
 
 
-def judged_reply(session: "Session", rule: ReplyRule, got: Reply, exchange: Exchange) -> Reply:
+def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Reply:
     """The reply as the rules have it told. A rule may not change what the client's next octets are."""
+    got = exchange.got
+    if got is None:
+        raise AssertionError("no reply to judge")
     try:
         verdict = rule(got, exchange, session)
     except Exception as error:

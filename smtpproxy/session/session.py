@@ -1,19 +1,20 @@
 """Session: one proxied conversation. The only place where octets, ledger, verdicts and state meet.
 
-A session is given octets (`client_sent`, `server_sent`) and appends octets to two buffers (`to_client`, `to_server`) and
-effects to a list; it never does anything else. It has no clock, no log and no socket: it is given a judge, a record
-function and a clock. Input methods never raise for what a peer did.
+A session is given octets (`client_sent`, `server_sent`) and appends octets to two buffers (`to_client`, `to_server`)
+and effects to a list; it never does anything else. It has no clock, no log and no socket: it is given a judge, a
+record function and a clock. Input methods never raise for what a peer did.
 
 How it goes on, in four rules:
 
 1. Everything that will get a reply goes into the ledger in the order the client asked it; replies leave from its head
    (I1). `settle` does that and never reads.
-2. Nothing behind a *holding* command is parsed before its reply is told (I2): `holder` is that exchange, and while it is
-   set `Reading.read` does not. Reading is one loop, never recursion: 20,000 pipelined refusals are 20,000 turns.
-3. What the client's next octets are is `_take`: a bound method chosen when the framing changes.
+2. Nothing behind a *holding* command is parsed before its reply is told (I2): `holder` is that exchange, and while it
+   is set `Reading.read` does not. Reading is one loop, never recursion: 20,000 pipelined refusals are 20,000 turns.
+3. What the client's next octets are is chosen when the framing changes (reading.py), in `_reframe` and nowhere else.
 4. What the grammar did not recognise in full does not pass (I3); what makes no sense as a reply is not told (I9).
 
-What each reply changes is in outcomes.py, content on its way in content.py, closing in closing.py.
+What becomes of a command is in commands.py, what each reply changes in outcomes.py, content on its way in content.py,
+and how a session ends in closing.py.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
 from smtpproxy.smtp.readers import ReplyReader
-from smtpproxy.smtp.registry.rows import Framing, Kind as VerbKind, Verb
+from smtpproxy.smtp.registry.rows import Framing, Verb
 from smtpproxy.smtp.registry.verbs import GREETING
 from smtpproxy.smtp.replies import OwnReply, Reply
 from smtpproxy.smtp.values import Path
@@ -135,15 +136,20 @@ class Session:
         try:
             for index, reply in enumerate(replies):
                 self._replied(reply, index < last or self._reader.pending)
-                if self.closed or self.server_gone:
-                    return
-            if broken is not None:
-                raise broken
+                if self._server_silenced():
+                    break
+            else:
+                if broken is not None:
+                    raise broken
         except ProtocolError as error:
             closing.server_violated(self, error)
         self.reading.read()
         if self.reading.ended and not self.closed:
             closing.client_ended(self)
+
+    def _server_silenced(self) -> bool:
+        """Nothing the server says counts any more."""
+        return self.closed or self.server_gone
 
     def tls_done(self, side: Side, info: TLSInfo) -> None:
         """The handshake a `StartTLS` effect asked for has succeeded."""
@@ -313,7 +319,7 @@ class Session:
                 told = got
                 rule: ReplyRule | None = self._reply_rules.get(verb.name)
                 if rule is not None:
-                    told = outcomes.judged_reply(self, rule, got, exchange)
+                    told = outcomes.judged_reply(self, rule, exchange)
             elif type(told) is OwnReply:
                 told = told.form(b"ENHANCEDSTATUSCODES" in self.client.capabilities.keywords)
             exchange.told = told
@@ -337,7 +343,7 @@ class Session:
             self.holder = None
             if told is not None:
                 self._reframe(exchange, verb.then.get(told.code, Framing.COMMANDS))
-            if self.holder is None and self.reading.left and verb.holds and type(exchange.asked) is Command:
+            if not self.holding and self.reading.left and verb.holds and type(exchange.asked) is Command:
                 exchange.anomalies += ("pipelined-behind-hold",)
         self._record(AuditRecord(Kind.EXCHANGE, self.clock(), exchange, exchange.transaction))
         if notes:

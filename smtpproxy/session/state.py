@@ -10,10 +10,10 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from smtpproxy.smtp.values import Parameter, Path
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.errors import Side
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.smtp.values import Parameter, Path
 
 
 class TLSInfo(NamedTuple):

@@ -7,11 +7,13 @@ verb without rules costs nothing. A judge has no I/O; what it needs to know is i
 
 from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from smtpproxy.session.ledger import Exchange, Transaction
+    from smtpproxy.session.ledger import Exchange
     from smtpproxy.session.session import Session
+    from smtpproxy.session.state import Transaction
     from smtpproxy.smtp.commands import Command, Malformed
     from smtpproxy.smtp.replies import Reply
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class Action(Enum):
     """The closed set."""
 
-    PASS = "pass"  # as it came
+    PASS = "pass"  # noqa: S105 - as it came; no password
     REWRITE = "rewrite"  # as `value` says
     ANSWER = "answer"  # `value`, an OwnReply, is told; nothing is sent
     DISCARD = "discard"  # the rest of the transaction is swallowed, 250 told
@@ -90,8 +92,8 @@ class Judge(Protocol):
 class PassAll:
     """The judge that has no rules."""
 
-    commands: Mapping[str, CommandRule] = {}
-    replies: Mapping[str, ReplyRule] = {}
+    commands: Mapping[str, CommandRule] = MappingProxyType({})
+    replies: Mapping[str, ReplyRule] = MappingProxyType({})
     malformed = None
     header = None
     content = None

@@ -1,12 +1,12 @@
-"""The productions SMTP's grammars are made of, as pieces of regular expressions over octets.
+r"""The productions SMTP's grammars are made of, as pieces of regular expressions over octets.
 
 Each piece stands under the name of its production and the section that defines it. Rules of this file:
 
 - A piece has no capturing group, no flag and no anchor: whoever puts pieces together says `fullmatch`, never `$`
   (which also matches before a last LF).
 - A piece can be followed by anything: alternatives are wrapped in `(?:…)`.
-- Repetition is possessive (`++`, `*+`) wherever the next octet decides, so that hostile input can't make the matcher
-  try the same octets twice.
+- A run of one class is possessive (`++`, `*+`) wherever the next octet decides, so that hostile input can't make the
+  matcher try the same octets twice. A group is not: Python 3.11.2 takes `a.` for `a(?:\.(?:b++|c)+)*+`.
 - Octets above 127 stand only where RFC 6531 §3.3 puts them, and then only as well-formed UTF-8.
 """
 
@@ -36,29 +36,29 @@ UTF8_4 = (
 UTF8_NON_ASCII = rb"(?:" + UTF8_2 + rb"|" + UTF8_3 + rb"|" + UTF8_4 + rb")"
 
 # textstring, without HT: one or more printable characters and SP                                 RFC 5321 §4.2
-TEXT = rb"(?:[ -~]++|" + UTF8_NON_ASCII + rb")++"
+TEXT = rb"(?:[ -~]++|" + UTF8_NON_ASCII + rb")+"
 
 # --- mailboxes ------------------------------------------------------------------------------------------------------
 
 # atext, with UTF8-non-ascii                                                          RFC 5322 §3.2.3, RFC 6531 §3.3
 ATEXT = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
-ATOM = rb"(?:" + ATEXT + rb"++|" + UTF8_NON_ASCII + rb")++"
+ATOM = rb"(?:" + ATEXT + rb"++|" + UTF8_NON_ASCII + rb")+"
 
 # Dot-string                                                                                    RFC 5321 §4.1.2
-DOT_STRING = ATOM + rb"(?:\." + ATOM + rb")*+"
+DOT_STRING = ATOM + rb"(?:\." + ATOM + rb")*"
 
 # qtextSMTP, quoted-pairSMTP, Quoted-string                                            RFC 5321 §4.1.2, RFC 6531 §3.3
-QUOTED_STRING = rb'"(?:[ !#-\[\]-~]++|\\[ -~]|' + UTF8_NON_ASCII + rb')*+"'
+QUOTED_STRING = rb'"(?:[ !#-\[\]-~]++|\\[ -~]|' + UTF8_NON_ASCII + rb')*"'
 
 # Local-part                                                                                    RFC 5321 §4.1.2
 LOCAL_PART = rb"(?:" + DOT_STRING + rb"|" + QUOTED_STRING + rb")"
 
 # Let-dig, Ldh-str, sub-domain, Domain: letters and digits, between them a dot or hyphens       RFC 5321 §4.1.2
-DOMAIN_ASCII = rb"[A-Za-z0-9]++(?:(?:\.|-++)[A-Za-z0-9]++)*+"
+DOMAIN_ASCII = rb"[A-Za-z0-9]++(?:(?:\.|-++)[A-Za-z0-9]++)*"
 
 # Domain with U-labels                                                                            RFC 6531 §3.3
-LET_DIGS = rb"(?:[A-Za-z0-9]++|" + UTF8_NON_ASCII + rb")++"
-DOMAIN = LET_DIGS + rb"(?:(?:\.|-++)" + LET_DIGS + rb")*+"
+LET_DIGS = rb"(?:[A-Za-z0-9]++|" + UTF8_NON_ASCII + rb")+"
+DOMAIN = LET_DIGS + rb"(?:(?:\.|-++)" + LET_DIGS + rb")*"
 
 # Snum, IPv4-address-literal                                                                    RFC 5321 §4.1.3
 SNUM = rb"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]{1,2})"
@@ -97,7 +97,7 @@ GENERAL = rb"(?![Ii][Pp][Vv]6:)[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]++"
 ADDRESS_LITERAL = rb"\[(?:" + IPV4 + rb"|" + IPV6 + rb"|" + GENERAL + rb")\]"
 
 # At-domain, A-d-l: the source route before a mailbox                                          RFC 5321 §4.1.2
-SOURCE_ROUTE = rb"@" + DOMAIN + rb"(?:,@" + DOMAIN + rb")*+"
+SOURCE_ROUTE = rb"@" + DOMAIN + rb"(?:,@" + DOMAIN + rb")*"
 
 # --- parameters -----------------------------------------------------------------------------------------------------
 
@@ -105,19 +105,19 @@ SOURCE_ROUTE = rb"@" + DOMAIN + rb"(?:,@" + DOMAIN + rb")*+"
 ESMTP_KEYWORD = rb"[A-Za-z0-9][A-Za-z0-9-]*+"
 
 # esmtp-value, with UTF8-non-ascii                                                     RFC 5321 §4.1.2, RFC 6531 §3.3
-ESMTP_VALUE = rb"(?:[!-<>-~]++|" + UTF8_NON_ASCII + rb")++"
+ESMTP_VALUE = rb"(?:[!-<>-~]++|" + UTF8_NON_ASCII + rb")+"
 
 # esmtp-param                                                                                   RFC 5321 §4.1.2
 ESMTP_PARAM = ESMTP_KEYWORD + rb"(?:=" + ESMTP_VALUE + rb")?"
 
 # xchar, hexchar, xtext (which may be empty)                                                        RFC 3461 §4
-XTEXT = rb"(?:[!-*,-<>-~]++|\+[0-9A-F]{2})*+"
+XTEXT = rb"(?:[!-*,-<>-~]++|\+[0-9A-F]{2})*"
 
 # --- arguments of extensions ----------------------------------------------------------------------------------------
 
 # base64, not empty                                                                                 RFC 4954 §8
 BASE64 = (
-    rb"(?:(?:[A-Za-z0-9+/]{4})++(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+    rb"(?:(?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
     rb"|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)"
 )  # fmt: skip
 
@@ -131,7 +131,7 @@ NUMBER = rb"(?:0|[1-9][0-9]{0,19})"
 NODE = rb"(?:@?" + DOMAIN_ASCII + rb"|#[!-~]++)"
 
 # domain *("," domain)                                                                          RFC 2645 §5.2.1
-DOMAINS = DOMAIN_ASCII + rb"(?:," + DOMAIN_ASCII + rb")*+"
+DOMAINS = DOMAIN_ASCII + rb"(?:," + DOMAIN_ASCII + rb")*"
 
 # absolute-URI: scheme ":" and characters that may stand in a URI without a fragment                RFC 3986 §4.3
-ABSOLUTE_URI = rb"[A-Za-z][A-Za-z0-9+.-]*+:(?:[A-Za-z0-9._~:/?@!$&'()*+,;=\[\]-]|%[0-9A-Fa-f]{2})++"
+ABSOLUTE_URI = rb"[A-Za-z][A-Za-z0-9+.-]*+:(?:[A-Za-z0-9._~:/?@!$&'()*,;=\[\]-]|%[0-9A-Fa-f]{2})+"

@@ -10,12 +10,12 @@ from typing import Final
 CLOSES: Final = MappingProxyType(
     {
         # the client's lines and framing
-        "bare-lf-in-command": "The client ended a command line with LF alone; two readings of the same octets are possible.",
+        "bare-lf-in-command": "The client ended a command line with LF alone: the same octets have two readings.",
         "endless-line": "The client sent a line far beyond every limit without ending it.",
-        "chunk-size-unknown": "BDAT with something else than a plain octet count: where the next command begins can't be known.",
+        "chunk-size-unknown": "BDAT without a plain octet count: where the next command begins can't be known.",
         "foreign-protocol": "The client speaks another protocol (HTTP or a PROXY header) on the SMTP port.",
-        "octets-behind-starttls": "The client sent octets behind STARTTLS, before the handshake (CVE-2011-0411).",
-        "octets-behind-220": "The server sent octets behind its 220 to STARTTLS, before the handshake (CVE-2021-38371).",
+        "octets-behind-starttls": "Octets of the client behind STARTTLS, before the handshake (CVE-2011-0411).",
+        "octets-behind-220": "Octets of the server behind its 220 to STARTTLS, before the handshake (CVE-2021-38371).",
         "too-many-errors": "The client sent more malformed commands than the limit allows.",
         "too-slow": "The peer sends content more slowly than the minimum rate.",
         "idle": "The peer said nothing for longer than its patience allows (RFC 5321 §4.5.3.2).",
@@ -31,7 +31,7 @@ CLOSES: Final = MappingProxyType(
         "reply-line-too-long": "The server's reply line is longer than the limit.",
         "reply-too-many-lines": "The server's reply has more lines than the limit.",
         "reply-unsolicited": "The server gave a reply nobody asked for.",
-        "reply-impossible": "The server's reply makes no sense to the command it answers (a go-ahead where none is due).",
+        "reply-impossible": "The server's reply makes no sense to the command it answers.",
         "reply-before-end": "The server acknowledged content before its end was sent.",
         "greeting-malformed": "What the server opened with is no SMTP greeting.",
     }
@@ -60,7 +60,7 @@ NOTED: Final = MappingProxyType(
         "too-many-recipients": "More recipients in one transaction than the limit allows.",
         # order
         "early-talk": "The client talked before the greeting.",
-        "pipelined-behind-hold": "The client sent octets behind a command that must end its pipelining group (RFC 2920 §3.1).",
+        "pipelined-behind-hold": "Octets of the client behind a command that must end its group (RFC 2920 §3.1).",
         "out-of-order": "The server accepted a command that the session's state does not allow.",
         # content
         "stray-newline-normalised": "CR or LF alone, or NUL, in the content; replaced before it was sent on.",

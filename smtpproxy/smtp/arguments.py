@@ -104,8 +104,8 @@ _HOST = _whole(abnf.DOMAIN, rb"|", abnf.ADDRESS_LITERAL)
 _ESMTP_PARAM = _whole(abnf.ESMTP_PARAM)
 
 # A parameter as far as its end; which keywords there are and what may be their values is looked up.
-_ITEM = rb"(?:[!-~]++|" + abnf.UTF8_NON_ASCII + rb")++"
-_ITEMS = rb"(?: (" + _ITEM + rb"(?: " + _ITEM + rb")*+))?"
+_ITEM = rb"(?:[!-~]++|" + abnf.UTF8_NON_ASCII + rb")+"
+_ITEMS = rb"(?: (" + _ITEM + rb"(?: " + _ITEM + rb")*))?"
 _ROUTE = rb"(?:" + abnf.SOURCE_ROUTE + rb":)?"
 _LOCAL = rb"(" + abnf.LOCAL_PART + rb")"
 _AT_HOST = rb"@(" + abnf.DOMAIN + rb"|" + abnf.ADDRESS_LITERAL + rb")"
@@ -116,16 +116,16 @@ _RCPT = _whole(rb"(?i:TO):<", _ROUTE, _LOCAL, _AT_HOST_OR_POSTMASTER, rb">", _IT
 _QUOTE = ord('"')
 
 # What nearly every client sends, in half the time: the same without UTF-8, quotes, routes and literals.
-_ASCII_DOT_STRING = abnf.ATEXT + rb"++(?:\." + abnf.ATEXT + rb"++)*+"
+_ASCII_DOT_STRING = abnf.ATEXT + rb"++(?:\." + abnf.ATEXT + rb"++)*"
 _ASCII_MAILBOX = rb"(" + _ASCII_DOT_STRING + rb")@(" + abnf.DOMAIN_ASCII + rb")"
 _ASCII_ITEMS = rb"(?: ([ -~]++))?"
 _PLAIN_MAIL = _whole(rb"(?i:FROM):<(?:", _ASCII_MAILBOX, rb")?>", _ASCII_ITEMS)
 _PLAIN_RCPT = _whole(rb"(?i:TO):<", _ASCII_MAILBOX, rb">", _ASCII_ITEMS)
 
 # What real clients send besides: dots anywhere in a local-part; underscores, and hyphens anywhere, in a domain.
-_LOOSE_LOCAL = rb"(" + abnf.QUOTED_STRING + rb"|(?:" + abnf.ATOM + rb"|\.)++)"
-_LOOSE_LABEL = rb"(?:[A-Za-z0-9_-]++|" + abnf.UTF8_NON_ASCII + rb")++"
-_LOOSE_AT_HOST = rb"@(" + _LOOSE_LABEL + rb"(?:\." + _LOOSE_LABEL + rb")*+|" + abnf.ADDRESS_LITERAL + rb")"
+_LOOSE_LOCAL = rb"(" + abnf.QUOTED_STRING + rb"|(?:" + abnf.ATOM + rb"|\.)+)"
+_LOOSE_LABEL = rb"(?:[A-Za-z0-9_-]++|" + abnf.UTF8_NON_ASCII + rb")+"
+_LOOSE_AT_HOST = rb"@(" + _LOOSE_LABEL + rb"(?:\." + _LOOSE_LABEL + rb")*|" + abnf.ADDRESS_LITERAL + rb")"
 _LOOSE_MAIL = _whole(rb"(?i:FROM):<", _ROUTE, _LOOSE_LOCAL, _LOOSE_AT_HOST, rb">", _ITEMS)
 _LOOSE_RCPT = _whole(rb"(?i:TO):<", _ROUTE, _LOOSE_LOCAL, _LOOSE_AT_HOST, rb">", _ITEMS)
 _LOOSE_HELLO = _whole(rb"[!-;=?-~]{1,%d}" % MAX_DOMAIN)
@@ -139,7 +139,7 @@ _DOMAINS = _whole(rb"(?:", abnf.DOMAINS, rb")?")
 _URI = _whole(rb"(", abnf.ABSOLUTE_URI, rb")( LAST)?")
 _COUNTED = _whole(rb"(", abnf.NUMBER, rb") (", abnf.NUMBER, rb")")
 _ATTRIBUTE = abnf.ESMTP_KEYWORD + rb"=" + abnf.XTEXT
-_ATTRIBUTES = _whole(_ATTRIBUTE, rb"(?: ", _ATTRIBUTE, rb")*+")
+_ATTRIBUTES = _whole(_ATTRIBUTE, rb"(?: ", _ATTRIBUTE, rb")*")
 
 
 class _Row(NamedTuple):

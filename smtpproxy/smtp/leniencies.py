@@ -37,8 +37,8 @@ NAMES = frozenset(
 )
 
 # A path by its brackets and quotes alone, or a mailbox without either; then words, then blanks.
-_PATH = rb'(<(?:[^"<> \t]++|"(?:[^"\\]++|\\.)*+")*+>|[^"<>\\ \t@:,]++@[^"<>\\ \t@,]++)'
-_WORDS = rb"((?:[ \t]++[^ \t]++)*+)([ \t]*+)"
+_PATH = rb'(<(?:[^"<> \t]++|"(?:[^"\\]++|\\.)*")*>|[^"<>\\ \t@:,]++@[^"<>\\ \t@,]++)'
+_WORDS = rb"((?:[ \t]++[^ \t]++)*)([ \t]*+)"
 _ENVELOPE = {
     Argument.MAIL: re.compile(rb"([ \t]*+)((?i:FROM):)([ \t]*+)" + _PATH + _WORDS, re.DOTALL).fullmatch,
     Argument.RCPT: re.compile(rb"([ \t]*+)((?i:TO):)([ \t]*+)" + _PATH + _WORDS, re.DOTALL).fullmatch,

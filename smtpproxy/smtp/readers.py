@@ -139,6 +139,7 @@ class ReplyReader:
 
     __slots__ = ("_code", "_kept", "_lines", "_max_line", "_max_lines", "_scanned", "noise")
 
+    _plain = re.compile(rb"[2-5][0-9][0-9] [\t -~\x80-\xff]*\r\n").fullmatch
     _line = re.compile(rb"([0-9]{3})(?:([ -])([^\r\n\0]*))?\r\n")
     _control = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -169,6 +170,8 @@ class ReplyReader:
 
     def feed_until_broken(self, octets: bytes) -> "tuple[list[Reply], ProtocolError | None]":
         """As `feed`, but what was complete before the violation is given beside it."""
+        if not self._kept and self._plain(octets) and len(octets) <= self._max_line:
+            return [Reply(int(octets[:3]), octets)], None  # one whole line: nearly every reply there is
         data = self._kept + octets if self._kept else octets
         start = 0
         position = self._scanned

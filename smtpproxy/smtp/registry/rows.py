@@ -89,7 +89,7 @@ class Argument(Enum):
     URI = "uri"  # absolute-URI [SP LAST]                                 RFC 4468 §3.2
     COUNTED = "counted"  # length SP number                               XEXCH50
     ATTRIBUTES = "attributes"  # 1*(name "=" xtext)                       XCLIENT, XFORWARD
-    SECRET = "secret"  # anything printable, never recorded               WIZ
+    SECRET = "secret"  # noqa: S105 - anything printable, never recorded: WIZ; a name, no password
 
 
 _NO_THEN: Mapping[int, Framing] = MappingProxyType({})
