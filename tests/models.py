@@ -218,7 +218,9 @@ class Model:
         if verb == b"EHLO":
             self._forget()
             chunking = b"250-CHUNKING\r\n" if self.chunking else b""
-            return b"250-model.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n" + chunking + b"250 ENHANCEDSTATUSCODES\r\n"
+            return (
+                b"250-model.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n" + chunking + b"250 ENHANCEDSTATUSCODES\r\n"
+            )
         if verb == b"MAIL":
             self._sender = rest.partition(b"<")[2].partition(b">")[0]
             return b"250 2.1.0 Ok\r\n"
@@ -272,7 +274,7 @@ MODELS: Final = (
 )
 
 
-# --------------------------------------------------------------------------------------------------------- conversations
+# -------------------------------------------------------------------------------------------------------- conversations
 
 
 @dataclass

@@ -24,6 +24,8 @@ END_OF_DATA: Final = b"\r\n.\r\n"
 _SASL_LINE = re.compile(rb"\*|=|(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE_LF_DOT = re.compile(rb"(?<!\r)\n\.")
+_DOT_BARE_LF = re.compile(rb"\r\n\.(?=\n)")
 
 
 class Content:
@@ -96,20 +98,25 @@ class Content:
         return end, end
 
     def _normalised(self, body: bytes, begun: bool) -> bytes:
-        """Taken out of its dot-stuffing, made to hold CRLF only, stuffed again: there is no other safe order."""
-        line_start = not begun or self._line_start
+        """Made to hold CRLF only. What is not astray stays as it came, in any cut.
+
+        A dot behind a newline we make is stuffed, because it begins a line only now. A line's first dot before a bare
+        LF goes: it was stuffing, and would be an end of data before the CRLF we make.
+        """
         plain = _unstuffed(body, begun)
         clean = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b" ", plain.replace(b"\0", b" ")))
         if clean != plain:
             self.stray = True
         self.plain = clean
-        self._line_start = not self.done and clean.endswith(b"\r\n")
-        stuffed = clean.replace(b"\r\n.", b"\r\n..")
-        if line_start and stuffed.startswith(b"."):
-            stuffed = b"." + stuffed
-        if self.done and not stuffed.endswith(b"\r\n"):
-            raise AssertionError("content before an end of data ends with CRLF")
-        return stuffed
+        wire = _BARE_CR.sub(b" ", body.replace(b"\0", b" "))
+        wire = _DOT_BARE_LF.sub(b"\r\n", wire)
+        if not begun and wire.startswith(b".\n"):
+            wire = wire[1:]
+        wire = _BARE_LF.sub(b"\r\n", _BARE_LF_DOT.sub(b"\r\n..", wire))
+        if self._line_start and wire.startswith(b"."):
+            wire = b"." + wire
+        self._line_start = not self.done and wire.endswith(b"\r\n")
+        return wire
 
 
 def _unstuffed(body: bytes, begun: bool) -> bytes:
@@ -193,14 +200,14 @@ class ReplyReader:
             if end - position > self._max_line:
                 return replies, self._broken(data, position)
             if code[0] not in b"2345" and not (self.noise and code[0] == 0x30):
-                return replies, _violation("reply-code-out-of-range", data, position)
+                return replies, _violation("reply-code-out-of-range", found.group())
             if self._lines and code != self._code:
-                return replies, _violation("reply-codes-differ", data, position)
+                return replies, _violation("reply-codes-differ", found.group())
             self._lines += 1
             position = end
             if separator == b"-":
                 if self._lines >= self._max_lines:
-                    return replies, _violation("reply-too-many-lines", data, position)
+                    return replies, _violation("reply-too-many-lines", found.group())
                 self._code = code
                 continue
             raw = data if start == 0 and end == size else data[start:end]
@@ -218,20 +225,19 @@ class ReplyReader:
         return replies, None
 
     def _broken(self, data: bytes, position: int) -> ProtocolError:
-        """Name what is wrong with the line at `position`."""
-        line = data[position : position + self._max_line + 2]
+        """Name what is wrong with the line at `position`; what is looked at does not depend on the cut."""
+        line = data[position : position + self._max_line + 1]
         end = line.find(b"\n")
-        if b"\0" in line[: end if end >= 0 else None]:
-            return _violation("reply-nul", data, position)
+        nul = line.find(b"\0")
+        if nul >= 0 and (end < 0 or nul < end):
+            return _violation("reply-nul", line[: nul + 1])
         if end < 0 or end >= self._max_line:
-            return _violation("reply-line-too-long", data, position)
-        if not line[:end].endswith(b"\r"):
-            return _violation("reply-bare-lf", data, position)
-        if b"\r" in line[: end - 1]:
-            return _violation("reply-bare-cr", data, position)
-        return _violation("reply-malformed", data, position)
+            return _violation("reply-line-too-long", line)
+        line = line[: end + 1]
+        if not line.endswith(b"\r\n"):
+            return _violation("reply-bare-lf", line)
+        return _violation("reply-bare-cr" if b"\r" in line[:-2] else "reply-malformed", line)
 
 
-def _violation(anomaly: str, data: bytes, position: int) -> ProtocolError:
-    shown = data[position : position + 80].decode("ascii", "backslashreplace")
-    return ProtocolError(Side.SERVER, anomaly, f"{shown!r}")
+def _violation(anomaly: str, line: bytes) -> ProtocolError:
+    return ProtocolError(Side.SERVER, anomaly, repr(line[:80])[1:])

@@ -1,0 +1,312 @@
+"""The command line: `smtpproxy serve`, `check`, `explain`, `demo` and `completion`.
+
+This is where the floors are wired together, and nothing else happens here: a command reads its options, calls what
+does the work, prints, and ends with one of the exit codes below. What is heavy to import is imported by the command
+that needs it, so that `--help` and completion answer at once.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from smtpproxy import __version__
+
+if TYPE_CHECKING:
+    from smtpproxy.config import Config
+    from smtpproxy.policy.judge import Judge
+    from smtpproxy.policy.load import Loaded
+    from smtpproxy.policy.toml import Problem
+
+WRONG = 2  # configuration, rules or usage
+
+_EXIT_CODES = """\
+\b
+Exit codes:
+  0  ended in order
+  1  something failed while running, or a second Ctrl-C stopped it at once
+  2  the configuration, the rules or the command line is wrong
+  3  a listener or the audit file could not be opened
+"""
+
+
+@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="smtpproxy")
+def cli() -> None:
+    """A transparent SMTP inspecting proxy.
+
+    It stands between SMTP clients and a server, understands every octet of both directions, decides by rules what may
+    pass, and keeps a record of everything that was asked, sent, got and told.
+
+    \b
+    Examples:
+      smtpproxy demo
+      smtpproxy serve --listen 127.0.0.1:2525 --server mx.example:25
+      smtpproxy check --config /etc/smtpproxy/smtpproxy.toml
+      smtpproxy explain BDAT
+    """
+
+
+@cli.command()
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration (smtpproxy.toml).")
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Where clients connect, in place of the file's listeners; port 0 is any free one. May be repeated.",
+)
+@click.option("--server", metavar="HOST:PORT", help="The server behind every listener. Without a port it is 25.")
+@click.option(
+    "--rules",
+    multiple=True,
+    metavar="PATH",
+    help="A rule file or a directory of them, in place of the file's. May be repeated.",
+)
+@click.option("--no-shipped-rules", is_flag=True, help="Without the rules that come with smtpproxy.")
+@click.option("--audit", metavar="FILE", help="Where the record goes; - is standard output.")
+@click.option(
+    "--newlines", type=click.Choice(["normalise", "refuse"]), help="What is done with CR or LF alone in content."
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The least the proxy says of itself."
+)
+def serve(
+    config: Path | None,
+    listen: Sequence[str],
+    server: str | None,
+    rules: Sequence[str],
+    no_shipped_rules: bool,
+    audit: str | None,
+    newlines: str | None,
+    log_level: str | None,
+) -> None:
+    """Run the proxy until it is told to stop.
+
+    Options take the place of what the configuration file says. With --listen and --server no file is needed. Where it
+    listens is said on standard error, one line each.
+
+    SIGTERM or Ctrl-C: what is in flight is finished, then it ends; a second one stops it at once. SIGHUP: the rules
+    are read again, for new sessions; if anything in them is wrong the ones in force stay.
+
+    \b
+    Examples:
+      smtpproxy serve --config /etc/smtpproxy/smtpproxy.toml
+      smtpproxy serve --listen 127.0.0.1:2525 --server mx.example:25
+      smtpproxy serve --listen 0.0.0.0:25 --listen '[::]:25' --server 192.0.2.1 \\
+                      --rules /etc/smtpproxy/rules --audit /var/log/smtpproxy.jsonl
+    """
+    from smtpproxy.config import ConfigError, Overrides, load_config
+    from smtpproxy.policy.load import load_rules
+
+    given = Overrides(
+        listen=tuple(listen),
+        server=server,
+        newlines=newlines,
+        rules=tuple(rules),
+        shipped_rules=False if no_shipped_rules else None,
+        audit=audit,
+        log_level=log_level,
+    )
+    problems: list[Problem] = []
+    try:
+        settings = load_config(config, given)
+    except ConfigError as error:
+        problems += error.problems
+        # The rules can be looked at all the same if the command line says where they are.
+        _complain(problems + list(load_rules(_paths(rules), shipped=not no_shipped_rules).problems))
+        sys.exit(WRONG)
+    loaded = load_rules(settings.rule_paths, shipped=settings.shipped_rules)
+    _complain(loaded.problems)
+    if not loaded.ok:
+        sys.exit(WRONG)
+
+    import trio
+
+    from smtpproxy.net.service import run
+
+    _set_up_log(settings.log.level, settings.log.format)
+    sys.exit(trio.run(run, settings, _loader(settings, loaded)))
+
+
+@cli.command()
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration (smtpproxy.toml).")
+@click.option("--rules", multiple=True, metavar="PATH", help="Rules in place of the configuration's. May be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
+    """Tell everything that is wrong with the configuration and the rules.
+
+    Nothing is opened and nobody is asked. Each problem says file, line and column, what was expected and what was
+    perhaps meant. An error ends it with 2; a warning, for what is valid and hardly meant, does not.
+
+    \b
+    Examples:
+      smtpproxy check --config /etc/smtpproxy/smtpproxy.toml
+      smtpproxy check --rules rules/site.toml
+      smtpproxy check --config smtpproxy.toml --json | jq .problems
+    """
+    from smtpproxy.config import ConfigError, Overrides, load_config
+    from smtpproxy.policy.load import load_rules
+
+    problems: list[Problem] = []
+    paths, shipped, listeners = _paths(rules), True, 0
+    try:
+        settings = load_config(config, Overrides(rules=tuple(rules)), listeners=config is not None)
+    except ConfigError as error:
+        problems += error.problems
+    else:
+        paths, shipped, listeners = settings.rule_paths, settings.shipped_rules, len(settings.listeners)
+    loaded = load_rules(paths, shipped=shipped)
+    problems += loaded.problems
+    ok = not any(problem.severity == "error" for problem in problems)
+    if as_json:
+        found = {"ok": ok, "listeners": listeners, "rules": len(loaded.rules)}
+        click.echo(json.dumps({**found, "problems": [problem.as_json() for problem in problems]}))
+    else:
+        for problem in problems:
+            click.echo(problem.show())
+        if ok:
+            click.echo(f"ok: {_count(listeners, 'listener')}, {_count(len(loaded.rules), 'rule')}")
+    sys.exit(0 if ok else WRONG)
+
+
+def _complete_name(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    from smtpproxy.explain import names
+
+    return [CompletionItem(name, help=what) for name, what in names() if name.startswith(begun.upper())]
+
+
+@cli.command()
+@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=_complete_name)
+@click.option("--list", "as_list", is_flag=True, help="All the names that can be explained.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
+def explain(names: Sequence[str], as_list: bool, as_json: bool) -> None:
+    """Tell what is known of a verb, EHLO keyword, parameter or reply code.
+
+    What it is for, its grammar, what it does to the session, what smtpproxy does with it when no rule says otherwise
+    and why, and where it is documented.
+
+    \b
+    Examples:
+      smtpproxy explain BDAT
+      smtpproxy explain xexch50 552
+      smtpproxy explain --list
+      smtpproxy explain AUTH --json | jq '.parts[].default'
+    """
+    from smtpproxy import explain as registry
+
+    if as_list == bool(names):
+        raise click.UsageError("Say a NAME, or --list.")
+    if as_list:
+        for name, what in registry.names():
+            click.echo(json.dumps({"name": name, "is": what}) if as_json else f"{name:<20} {what}")
+        return
+    told, unknown = [], []
+    for name in names:
+        try:
+            told.append(json.dumps(registry.explain_json(name)) + "\n" if as_json else registry.explain(name))
+        except registry.UnknownName as error:
+            unknown.append(f"smtpproxy: {error}" + (f" (nearest: {', '.join(error.nearest)})" if error.nearest else ""))
+    click.echo(("" if as_json else "\n").join(told), nl=False)
+    for line in unknown:
+        click.echo(line, err=True)
+    if unknown:
+        sys.exit(WRONG)
+
+
+@cli.command()
+@click.option("--keep", is_flag=True, help="Keep the proxy and its server running afterwards, to try it by hand.")
+def demo(keep: bool) -> None:
+    """See the proxy at work, with a server and a client of its own.
+
+    Needs no configuration, no network and no privileges: everything happens on 127.0.0.1 and is cleaned up.
+
+    \b
+    Examples:
+      smtpproxy demo
+      smtpproxy demo --keep
+    """
+    run_demo: Callable[..., int | None] = importlib.import_module("smtpproxy.demo").run_demo
+    sys.exit(run_demo(keep=keep))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that lets a shell complete smtpproxy's commands, options and names.
+
+    \b
+    Examples:
+      smtpproxy completion bash > ~/.local/share/bash-completion/completions/smtpproxy
+      smtpproxy completion zsh > "${fpath[1]}/_smtpproxy"
+      smtpproxy completion fish > ~/.config/fish/completions/smtpproxy.fish
+    """
+    script = get_completion_class(shell)
+    if script is None:  # click was built without it
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(script(cli, {}, "smtpproxy", "_SMTPPROXY_COMPLETE").source())
+
+
+def main() -> None:
+    """The `smtpproxy` command."""
+    cli(prog_name="smtpproxy")
+
+
+def _paths(rules: Iterable[str]) -> list[Path]:
+    return [Path(rule) for rule in rules]
+
+
+def _complain(problems: Iterable["Problem"]) -> None:
+    for problem in problems:
+        click.echo(problem.show(), err=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _loader(config: "Config", loaded: "Loaded") -> Callable[[], "Judge | None"]:
+    """What the service calls for its judge: first for the rules that have just been checked, later to read them again.
+    None, and the problems on standard error, if they are wrong."""
+    from smtpproxy.policy.judge import Judge
+    from smtpproxy.policy.load import load_rules
+
+    checked = [loaded]
+
+    def load() -> Judge | None:
+        if checked:
+            now = checked.pop()
+        else:
+            now = load_rules(config.rule_paths, shipped=config.shipped_rules)
+            _complain(now.problems)
+        return Judge(now.rules, recipients=config.limits_table().recipients) if now.ok else None
+
+    return load
+
+
+def _set_up_log(level: str, form: str) -> None:
+    """The operational log: standard error, for people or for programs."""
+    import structlog
+
+    renderer: structlog.typing.Processor
+    if form == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([structlog.processors.format_exc_info] if form == "json" else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
