@@ -100,25 +100,25 @@ def serve(
       smtpproxy serve --listen 0.0.0.0:25 --listen '[::]:25' --server 192.0.2.1 \\
                       --rules /etc/smtpproxy/rules --audit /var/log/smtpproxy.jsonl
     """
-    from smtpproxy.config import ConfigError, Overrides, load_config
+    from smtpproxy.config import ConfigError, Override, load_config
     from smtpproxy.policy.load import load_rules
 
-    given = Overrides(
-        listen=tuple(listen),
-        server=server,
-        newlines=newlines,
-        rules=tuple(rules),
-        shipped_rules=False if no_shipped_rules else None,
-        audit=audit,
-        log_level=log_level,
-    )
-    problems: list[Problem] = []
+    listeners = [{"name": f"smtp-{number}", "listen": where} for number, where in enumerate(listen, 1)]
+    options = [
+        (("listener",), listeners, "--listen"),
+        (("listener", "*", "server"), server, "--server"),
+        (("listener", "*", "newlines"), newlines, "--newlines"),
+        (("rules",), list(rules), "--rules"),
+        (("shipped_rules",), False if no_shipped_rules else None, "--no-shipped-rules"),
+        (("audit", "file"), audit, "--audit"),
+        (("log", "level"), log_level, "--log-level"),
+    ]
     try:
-        settings = load_config(config, given)
+        settings = load_config(config, [Override(*option) for option in options if option[1] not in (None, [])])
     except ConfigError as error:
-        problems += error.problems
-        # The rules can be looked at all the same if the command line says where they are.
-        _complain(problems + list(load_rules(_paths(rules), shipped=not no_shipped_rules).problems))
+        _complain(error.problems)
+        # The rules can be looked at all the same where the command line says which they are.
+        _complain(load_rules(_paths(rules), shipped=not no_shipped_rules).problems)
         sys.exit(WRONG)
     loaded = load_rules(settings.rule_paths, shipped=settings.shipped_rules)
     _complain(loaded.problems)
@@ -133,7 +133,7 @@ def serve(
     sys.exit(trio.run(run, settings, _loader(settings, loaded)))
 
 
-@cli.command()
+@cli.command(short_help="Tell everything that is wrong with configuration and rules.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration (smtpproxy.toml).")
 @click.option("--rules", multiple=True, metavar="PATH", help="Rules in place of the configuration's. May be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -149,17 +149,18 @@ def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
       smtpproxy check --rules rules/site.toml
       smtpproxy check --config smtpproxy.toml --json | jq .problems
     """
-    from smtpproxy.config import ConfigError, Overrides, load_config
+    from smtpproxy.config import ConfigError, Override, load_config
     from smtpproxy.policy.load import load_rules
 
     problems: list[Problem] = []
     paths, shipped, listeners = _paths(rules), True, 0
     try:
-        settings = load_config(config, Overrides(rules=tuple(rules)), listeners=config is not None)
+        given = [Override(("rules",), list(rules), "--rules")] if rules else []
+        settings = load_config(config, given, listeners=config is not None)
     except ConfigError as error:
         problems += error.problems
     else:
-        paths, shipped, listeners = settings.rule_paths, settings.shipped_rules, len(settings.listeners)
+        paths, shipped, listeners = list(settings.rule_paths), settings.shipped_rules, len(settings.listeners)
     loaded = load_rules(paths, shipped=shipped)
     problems += loaded.problems
     ok = not any(problem.severity == "error" for problem in problems)
@@ -180,7 +181,7 @@ def _complete_name(context: click.Context, parameter: click.Parameter, begun: st
     return [CompletionItem(name, help=what) for name, what in names() if name.startswith(begun.upper())]
 
 
-@cli.command()
+@cli.command(short_help="Tell what is known of a verb, keyword, parameter or reply code.")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=_complete_name)
 @click.option("--list", "as_list", is_flag=True, help="All the names that can be explained.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
@@ -234,7 +235,7 @@ def demo(keep: bool) -> None:
     sys.exit(run_demo(keep=keep))
 
 
-@cli.command()
+@cli.command(short_help="Print the script for completion in bash, zsh or fish.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that lets a shell complete smtpproxy's commands, options and names.

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -46,7 +46,7 @@ _OCTETS = "octets: "
 _LIMITS: Mapping[str, tuple[str, str]] = {
     "command_line": (
         _OCTETS + "the longest command line, with its CRLF",
-        "RFC 5321 asks for 512, and every extension adds some; this is what large servers take",
+        "RFC 5321 asks for 512, and every extension adds some; this is Postfix's limit",
     ),
     "auth_line": (_OCTETS + "the longest line of a log-in, with its CRLF", "RFC 4954 §4.5"),
     "endless_line": (
@@ -55,16 +55,34 @@ _LIMITS: Mapping[str, tuple[str, str]] = {
     ),
     "reply_line": (_OCTETS + "the longest reply line of the server", "RFC 5321 asks for 512; many servers say more"),
     "reply_lines": ("lines of one reply of the server", "more than any server says, and still an end"),
-    "ehlo_lines": ("extensions of a server that are looked at; the rest is not told", "servers offer about twenty"),
-    "recipients": ("recipients of one mail", "RFC 5321 asks for at least 100; large servers take 1000"),
-    "pipelined": ("commands that may await their replies at once", "a whole mail with all its recipients in one go"),
-    "malformed": ("malformed or unknown commands before the session is closed", "people who type make fewer"),
-    "header": (_OCTETS + "the longest header section that is held back to be judged", "ten times a long one"),
-    "swallow": (_OCTETS + "refused content that is read and thrown away", "clients hear the refusal if it is read"),
-    "unsent": (_OCTETS + "what may wait for a slow peer before the other one waits too", "memory for each session"),
+    "ehlo_lines": (
+        "extensions of a server that are looked at; the rest is not told",
+        "far more than any server offers",
+    ),
+    "recipients": ("recipients of one mail", "RFC 5321 asks for at least 100; this is Postfix's limit"),
+    "pipelined": ("commands that may await their replies at once", "as many as a mail may have recipients"),
+    "malformed": (
+        "malformed or unknown commands before the session is closed",
+        "Postfix's limit; who types by hand makes fewer",
+    ),
+    "header": (
+        _OCTETS + "the longest header section that is held back to be judged",
+        "more than twice what Postfix takes",
+    ),
+    "swallow": (
+        _OCTETS + "refused content that is read and thrown away",
+        "a client hears the refusal only after its content was read",
+    ),
+    "unsent": (
+        _OCTETS + "what may wait for a slow peer before the other one waits too",
+        "it is memory, for each session",
+    ),
 }
 _PATIENCE: Mapping[str, tuple[str, str]] = {
-    "connect": ("for one address of the server", "a server that is there answers at once; there may be more addresses"),
+    "connect": (
+        "for one address of the server",
+        "a server that is there answers at once, and there may be more addresses",
+    ),
     "greeting": ("for the server's greeting", "RFC 5321 §4.5.3.2.1"),
     "command": ("for the server's reply to MAIL, RCPT and all else", "RFC 5321 §4.5.3.2.2 and .3"),
     "data": ("for the server's 354", "RFC 5321 §4.5.3.2.4"),
@@ -72,9 +90,12 @@ _PATIENCE: Mapping[str, tuple[str, str]] = {
     "end": ("for the server's reply to the end of data", "RFC 5321 §4.5.3.2.6: a mail given up here may come twice"),
     "client": ("for the client's next command", "RFC 5321 §4.5.3.2.7"),
     "tls": ("for a whole TLS handshake", "far slower than any real one"),
-    "session": ("for a whole session", "four hours: long enough for any mail at the slowest rate permitted"),
+    "session": ("for a whole session", "four hours: a session that is alive then is being kept open"),
     "drain": ("for what is in flight when the proxy is told to stop", "less than the 90 s systemd waits"),
-    "rate": ("octets a second: content that is slower on the whole is given up", "half of the slowest modem of 1998"),
+    "rate": (
+        "octets a second: content that is slower on the whole is given up",
+        "a mail of 1 MiB in 35 minutes; who is slower only keeps the connection",
+    ),
 }
 
 
@@ -201,7 +222,7 @@ def _table(name: str, base: type[BaseModel], source: type, described: Mapping[st
         if meaning.startswith(_OCTETS):
             kind, meaning = _Octets, f"octets of {meaning.removeprefix(_OCTETS)}"
         settings[number.name] = kind, _setting(number.default, meaning, why)
-    return create_model(name, __base__=base, **settings)
+    return create_model(name, __base__=base, __doc__=base.__doc__, **settings)
 
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -229,9 +250,11 @@ class ListenerConfig(_Model):
 class LimitsConfig(_Model):
     """`[limits]`: what one session, one client and the whole proxy are bounded by. None can be switched off."""
 
-    connections: _Positive = _setting(10_000, "sessions at once in all", "about 1 GiB of memory at the very most")
+    connections: _Positive = _setting(
+        10_000, "sessions at once in all; each takes two file descriptors", "a bound; set it to what your server takes"
+    )
     connections_per_client: _Positive = _setting(
-        100, "sessions at once of one client address", "large senders use some twenty"
+        100, "sessions at once of one client address", "twice Postfix's limit; a client alone can't take all the places"
     )
 
 
@@ -312,20 +335,15 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What the command line says; None and () are what it doesn't say."""
+class Override(NamedTuple):
+    """What an option puts in place of what the file says; `*` in the path is every element of a list."""
 
-    listen: tuple[str, ...] = ()
-    server: str | None = None
-    newlines: str | None = None
-    rules: tuple[str, ...] = ()
-    shipped_rules: bool | None = None
-    audit: str | None = None
-    log_level: str | None = None
+    path: KeyPath
+    value: Any
+    option: str
 
 
-def load_config(path: Path | None, overrides: Overrides | None = None, *, listeners: bool = True) -> Config:
+def load_config(path: Path | None, overrides: Sequence[Override] = (), *, listeners: bool = True) -> Config:
     """The configuration of the file and the command line; `listeners`: there must be one.
 
     Raises:
@@ -338,106 +356,63 @@ def load_config(path: Path | None, overrides: Overrides | None = None, *, listen
             data, positions = parse(path)
         except TomlError as error:
             raise ConfigError([error.problem]) from None
-    options = _Options(data, path, overrides or Overrides())
-    problems = options.problems
+        _resolve(data, path.parent)
+    said = {place: override.option for override in overrides for place in _put(data, override.path, override.value)}
     try:
-        config = Config.model_validate(options.data)
+        config = Config.model_validate(data)
     except ValidationError as errors:
-        found = dict.fromkeys(_problem(error, options, positions) for error in errors.errors(include_url=False))
-        raise ConfigError([*problems, *sorted(found, key=lambda p: (p.line, p.column))]) from None
-    if listeners and not config.listeners and not problems:
-        file = str(path) if path else COMMAND_LINE
+        found = dict.fromkeys(_problem(e, data, said, positions) for e in errors.errors(include_url=False))
+        raise ConfigError(sorted(found, key=lambda problem: (problem.line, problem.column))) from None
+    if listeners and not config.listeners:
         expected = "--listen and --server, or a [[listener]] in a configuration file"
-        problems.append(Problem(file, 0, 0, "", "nothing to listen on", expected))
-    if problems:
-        raise ConfigError(problems)
+        file = str(path) if path else COMMAND_LINE
+        raise ConfigError([Problem(file, 0, 0, "", "nothing to listen on", expected)])
     return config
 
 
-class _Options:
-    """The data of the file with the command line's in place of it. `said` maps a path to the option that gave it."""
-
-    def __init__(self, data: dict[str, Any], path: Path | None, given: Overrides) -> None:
-        self.data = data
-        self.said: dict[KeyPath, str] = {}
-        self.problems: list[Problem] = []
-        base = path.parent if path else Path()
-        rules, audit = data.get("rules"), data.get("audit")
-        if isinstance(rules, list):
-            data["rules"] = [str(base / rule) if isinstance(rule, str) else rule for rule in rules]
-        if isinstance(audit, dict) and isinstance(file := audit.get("file"), str) and file != "-":
-            audit["file"] = str(base / file)
-        if given.rules:
-            self._put(("rules",), list(given.rules), "--rules")
-        if given.shipped_rules is not None:
-            self._put(("shipped_rules",), given.shipped_rules, "--no-shipped-rules")
-        if given.audit is not None:
-            self._put(("audit", "file"), given.audit, "--audit")
-        if given.log_level is not None:
-            self._put(("log", "level"), given.log_level, "--log-level")
-        self._listeners(given)
-
-    def _put(self, path: KeyPath, value: object, option: str) -> None:
-        table: Any = self.data
-        for key in path[:-1]:
-            if isinstance(table, dict):
-                table = table.setdefault(key, {})
-            elif isinstance(table, list):
-                table = table[int(key)]
-        if isinstance(table, dict):  # else the file is wrong here, and is told so
-            table[path[-1]] = value
-            self.said[path] = option
-
-    def _listeners(self, given: Overrides) -> None:
-        """`--listen` in place of the file's listeners, all before `--server`, or before the file's one server."""
-        old = self.data.get("listener")
-        old = old if isinstance(old, list) else []
-        if given.listen:
-            servers = {str(table.get("server")) for table in old if isinstance(table, dict) and "server" in table}
-            server = given.server or (servers.pop() if len(servers) == 1 else None)
-            if server is None:
-                why = "the file names several servers" if servers else "--listen needs a server"
-                self.problems.append(Problem(COMMAND_LINE, 0, 0, "--listen", why, "--server HOST:PORT"))
-                server = "unknown.invalid"
-            names = ["smtp", *(f"smtp-{number}" for number in range(2, len(given.listen) + 1))]
-            self.data["listener"] = [
-                {"name": name, "listen": listen, "server": server}
-                for name, listen in zip(names, given.listen, strict=True)
-            ]
-            for index in range(len(names)):
-                self.said["listener", index] = "--listen"
-                self.said["listener", index, "server"] = "--server" if given.server else "--listen"
-        elif given.server is not None:
-            if not old:
-                self.problems.append(
-                    Problem(COMMAND_LINE, 0, 0, "--server", "nothing to listen on", "--listen HOST:PORT")
-                )
-            for index in range(len(old)):
-                self._put(("listener", index, "server"), given.server, "--server")
-        if given.newlines is not None and isinstance(self.data.get("listener"), list):
-            for index in range(len(self.data["listener"])):
-                self._put(("listener", index, "newlines"), given.newlines, "--newlines")
-
-    def option(self, path: KeyPath) -> str:
-        """The option that said what stands at `path`, or ""."""
-        while path and path not in self.said:
-            path = path[:-1]
-        return self.said.get(path, "")
+def _resolve(data: dict[str, Any], base: Path) -> None:
+    """Paths of the file are relative to it."""
+    rules, audit = data.get("rules"), data.get("audit")
+    if isinstance(rules, list):
+        data["rules"] = [str(base / rule) if isinstance(rule, str) else rule for rule in rules]
+    if isinstance(audit, dict) and isinstance(file := audit.get("file"), str) and file != "-":
+        audit["file"] = str(base / file)
 
 
-def _problem(error: ErrorDetails, options: _Options, positions: Positions | None) -> Problem:
+def _put(table: Any, path: KeyPath, value: object) -> list[KeyPath]:
+    """Put a value into the data; the places where it now stands. Where the file is wrong on the way, that is told."""
+    step, *rest = path
+    if step == "*":
+        elements = enumerate(table) if isinstance(table, list) else ()
+        return [(index, *place) for index, element in elements for place in _put(element, tuple(rest), value)]
+    if not isinstance(table, dict):
+        return []
+    if rest:
+        return [(step, *place) for place in _put(table.setdefault(step, {}), tuple(rest), value)]
+    table[step] = value
+    return [path]
+
+
+def _option(path: KeyPath, said: Mapping[KeyPath, str]) -> str:
+    """The option that said what stands at `path`, or ""."""
+    while path and path not in said:
+        path = path[:-1]
+    return said.get(path, "")
+
+
+def _problem(
+    error: ErrorDetails, data: Mapping[str, Any], said: Mapping[KeyPath, str], positions: Positions | None
+) -> Problem:
     """What pydantic found, in our words and at its place."""
     path: KeyPath = error["loc"]
     key = error["type"] == "extra_forbidden"
     message, expected, near = _words(error)
-    option = options.option(path)
+    option = _option(path, said)
     if option or positions is None:
         return Problem(COMMAND_LINE, 0, 0, option, message, expected, tuple(near))
     about = path[:-1] if key or error["type"] == "missing" else path
     place = path[:-1] if error["type"] == "missing" else path
-    return positions.problem(
-        place, message, where=_where(about, options.data), key=key, expected=expected, nearest=near
-    )
+    return positions.problem(place, message, where=_where(about, data), key=key, expected=expected, nearest=near)
 
 
 def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:

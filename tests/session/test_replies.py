@@ -23,6 +23,7 @@ from tests.session.judges import (
     again,
     allow,
     anomalies,
+    deny,
     exchanges,
     hello,
 )
@@ -136,7 +137,6 @@ SENSELESS = [
     for code in (300, 334, 353, 354, 355, 399)
 ]
 SENSELESS += [("DATA", code) for code in (200, 220, 250, 251, 300, 334, 353, 355)]
-SENSELESS += [("QUIT", code) for code in (334, 354)]
 
 
 @pytest.mark.parametrize(("command", "code"), SENSELESS, ids=[f"{code} to {verb[:4]}" for verb, code in SENSELESS])
@@ -144,6 +144,13 @@ def test_a_go_ahead_where_none_is_due_ends_the_session(command: str, code: int) 
     """D15–D17, I9: the client is never put into content or SASL mode by a server's whim; 2yz to DATA is senseless."""
     records = play(f"{MAIL}\n    C> {command}\n    >S {command}\n    S> {code} go\n{BROKEN}")
     assert "reply-impossible" in anomalies(records)
+
+
+def test_nonsense_to_quit_costs_the_client_nothing() -> None:
+    """G17: it is leaving: 221, whatever the server says."""
+    for reply in ("334 go", "354 go", "2500 ok"):
+        play(f"{HELLO}\n    C> QUIT\n    >S QUIT\n    S> {reply}\n    >C 221 2.0.0 Bye\n    -> abort server\n"
+             "    -> close client\n")  # fmt: skip
 
 
 @pytest.mark.parametrize("code", [334, 353, 354, 355])
@@ -776,8 +783,6 @@ def test_own_replies_carry_enhanced_codes_exactly_when_offered(before: str, enha
 
 def test_own_replies_are_plain_where_the_extension_is_denied() -> None:
     """What the client was not told does not hold for it, whatever the server offered."""
-    from tests.session.judges import deny
-
     play(hello("ENHANCEDSTATUSCODES", told=()) + plain(REFUSED), rules=deny("ENHANCEDSTATUSCODES"))
 
 
@@ -878,5 +883,3 @@ def test_the_playbook_notices_a_missing_reply() -> None:
     with pytest.raises(MismatchError):
         play(HELLO + "\n    C> NOOP\n    >S NOOP\n")
 
-
-_ = LOST
