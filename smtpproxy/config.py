@@ -74,7 +74,7 @@ _LIMITS: Mapping[str, tuple[str, str]] = {
         "a client hears the refusal only after its content was read",
     ),
     "unsent": (
-        _OCTETS + "what may wait for a slow peer before the other one waits too",
+        _OCTETS + "commands and content waiting for a slow peer before the other one waits too",
         "it is memory, for each session",
     ),
 }

@@ -177,6 +177,7 @@ class Model:
             return None
         at, length = min(hits)
         self._buffer = data[at + length :]
+        self._after_cr = data[at + length - 1] == 0x0D
         body = data[2:at] + b"\r\n" if at > 0 else b""
         self._content = (b"\r\n" + body).replace(b"\r\n.", b"\r\n")[2:]
         return self._ended()

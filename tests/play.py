@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smtpproxy.audit.lines import render
-from smtpproxy.policy.judge import Judge, default_judge
+from smtpproxy.policy.judge import default_judge
 from smtpproxy.session.records import AuditRecord
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo
+from smtpproxy.session.verdicts import Judge
 from smtpproxy.smtp.errors import Side
 
 _LINE = re.compile(r"\s*(C>|S>|>C|>S|->|!!|\.\.) ?(.*)")
@@ -286,7 +287,7 @@ def play(
     """
     steps = parse(script)
     first: list[dict[str, Any]] | None = None
-    judge = rules if rules is not None else default_judge()
+    judge: Judge = rules if rules is not None else default_judge()
     for how, cut in cuttings(steps):
         lines: list[dict[str, Any]] = []
 

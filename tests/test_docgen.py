@@ -1,4 +1,4 @@
-"""docs/commands.md is what the registries say today."""
+"""docs/commands.md and docs/anomalies.md are what the registries say today."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,12 @@ from smtpproxy.explain import names
 
 def test_the_page_is_current() -> None:
     assert docgen.PAGE.read_text(encoding="utf-8") == docgen.commands_page(), "run: python -m smtpproxy.docgen"
+
+
+def test_the_anomalies_page_is_current() -> None:
+    assert docgen.ANOMALIES_PAGE.read_text(encoding="utf-8") == docgen.anomalies_page(), (
+        "run: python -m smtpproxy.docgen"
+    )
 
 
 def test_the_page_says_that_it_is_generated() -> None:
@@ -36,5 +42,7 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
 
 def test_main_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docgen, "PAGE", tmp_path / "commands.md")
+    monkeypatch.setattr(docgen, "ANOMALIES_PAGE", tmp_path / "anomalies.md")
     docgen.main()
+    assert (tmp_path / "anomalies.md").read_text(encoding="utf-8") == docgen.anomalies_page()
     assert (tmp_path / "commands.md").read_text(encoding="utf-8") == docgen.commands_page()

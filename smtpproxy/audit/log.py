@@ -3,9 +3,16 @@
 Records are collected during a turn of the driver and written together before any effect of them is sent (S8). Nothing
 is dropped: if the file can't be written, `flush` says so and keeps everything, and whoever drives the sessions waits.
 A line is only ever written once, and what was written of it when the disk filled up is gone on with.
+
+`flush` never blocks. A pipe or socket (standard output under a service manager) is written only where the kernel says
+that there is room, a piece at a time, whether or not somebody made it non-blocking: a reader that hangs must not keep
+the proxy from hearing a signal.
 """
 
+import errno
 import os
+import select
+import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +23,26 @@ from smtpproxy.audit.lines import render
 from smtpproxy.session.records import AuditRecord
 
 VERSION = 1
+PIECE = 4096  # octets a pipe with room for any takes without blocking (POSIX: PIPE_BUF)
+PATIENT = 10  # flushes in a row that a full pipe may fail before that is trouble
+
+
+def open_file(path: str) -> int:
+    """The descriptor of an audit file, to be appended to. A line that was cut off by a crash is ended first.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                os.write(descriptor, b"\n")
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 class AuditLog:
@@ -37,14 +64,21 @@ class AuditLog:
         self._descriptor = descriptor
         self._wall = wall
         self._trouble = trouble
-        self._failing = False
+        self._failures = 0  # in a row
+        self._told = False
+        mode = os.fstat(descriptor).st_mode
+        self._poll: select.poll | None = None
+        if not stat.S_ISREG(mode):
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLOUT)
         self._pending: list[bytes] = []
         self._rest = b""  # of what was written in part
+        self._at = 0  # where in it
         self._sequence = 0
         self._encode = msgspec.json.Encoder().encode
 
-    def session(self, session_id: str, **facts: Any) -> Callable[[AuditRecord], None]:
-        """The record function of one session; `facts` stand on its connect record."""
+    def session(self, session_id: str) -> Callable[[AuditRecord], None]:
+        """The record function of one session."""
         append = self._pending.append
         encode = self._encode
         wall = self._wall
@@ -68,18 +102,36 @@ class AuditLog:
             return True
         if self._pending:
             self._pending.append(b"")
-            self._rest += b"\n".join(self._pending)
+            self._rest = self._rest[self._at :] + b"\n".join(self._pending)
+            self._at = 0
             self._pending.clear()
         try:
-            while self._rest:
-                written = os.write(self._descriptor, self._rest)
-                self._rest = self._rest[written:] if written < len(self._rest) else b""
+            self._write()
         except OSError as error:
-            if not self._failing:
-                self._failing = True
+            self._failures += 1
+            patient = isinstance(error, BlockingIOError) and self._failures < PATIENT
+            if not self._told and not patient:
+                self._told = True
                 self._trouble(error)
             return False
-        if self._failing:
-            self._failing = False
+        self._rest, self._at = b"", 0
+        self._failures = 0
+        if self._told:
+            self._told = False
             self._trouble(None)
         return True
+
+    def _write(self) -> None:
+        """All that is left, or as much as there is room for.
+
+        Raises:
+            OSError: there is no room for more now; BlockingIOError if that is only because a reader is slow.
+        """
+        rest = memoryview(self._rest)
+        while self._at < len(rest):
+            if self._poll is None:
+                self._at += os.write(self._descriptor, rest[self._at :])
+            elif self._poll.poll(0):
+                self._at += os.write(self._descriptor, rest[self._at : self._at + PIECE])
+            else:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -20,9 +20,7 @@ class State(Enum):
     CONNECTING = auto()
     OPEN = auto()
     FLUSHING = auto()  # closed as soon as what is to be sent has been sent
-    LINGERING = (
-        auto()
-    )  # our side is shut; what still comes is read and dropped, so that our last reply is not lost to RST
+    LINGERING = auto()  # our side is shut; what still comes is dropped, so that our last reply is not lost to RST
     CLOSED = auto()
 
     __hash__ = object.__hash__
@@ -52,6 +50,13 @@ class Link:
                 self.ended = True
         if mask & EPOLLOUT:
             self.blocked = False
+
+    def talked(self) -> bool:
+        """Octets are there to be read (and not only the end, or a reset)."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def receive(self, size: int) -> bytes | None:
         """Up to `size` octets; b"" at the end, None if there are none now.
@@ -101,6 +106,7 @@ class Link:
         if self.state is State.CLOSED:
             return
         self.state = State.CLOSED
+        self.fd = -1  # the kernel gives the number to the next who asks
         if reset:
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -1,11 +1,12 @@
 """Listeners: accept, count, and give each connection a relay.
 
-What is bounded here: connections in all and for each client address. One beyond a bound is told 421 and closed at
-once, and that is on record too. A server given by name is looked up before it is needed and again every minute; its
-addresses are tried in turn.
+What is bounded here: connections in all and for each client address. One beyond a bound is told 421 and closed as soon
+as that is on record. Where the system has no descriptor left, nothing is accepted until the next look. A server given
+by name is looked up before it is needed and again every minute; its addresses are tried in turn.
 """
 
 import contextlib
+import errno
 import ipaddress
 import itertools
 import os
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 
 ACCEPTS = 64  # connections taken in one turn
 REFRESH = 60.0  # seconds a looked-up name is good for
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Destination:
@@ -54,10 +56,10 @@ class Destination:
             return
         try:
             found = await trio.socket.getaddrinfo(self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             log.warning("the server's name can't be looked up", server=str(self.endpoint), why=str(error))
             return
-        self.addresses = list(dict.fromkeys((family, address[:2]) for family, _, _, _, address in found))
+        self.addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
     async def keep_fresh(self) -> None:
         """Look the name up again and again."""
@@ -127,6 +129,9 @@ class Listener:
         self._spool = spool
         self._prefix = os.urandom(5).hex()
         self._numbers = itertools.count(1)
+        self._refused: list[socket.socket] = []  # to be told 421 once that is on record
+        self._paused = False
+        self.queued = False
         self.address = printable(sock.getsockname())
         reactor.watch_level(sock.fileno(), self)
 
@@ -139,8 +144,32 @@ class Listener:
                 return
             except OSError as error:  # the client is gone already, or no descriptor is left
                 log.warning("a connection could not be accepted", listener=self._config.name, why=error.strerror)
+                if error.errno in EXHAUSTED:  # the next try would fail as well, and the next
+                    self._paused = True
+                    self._reactor.forget(self._socket.fileno())
                 return
-            self._accepted(client, address)
+            try:
+                self._accepted(client, address)
+            except Exception as error:  # our own bug: this connection ends, the proxy goes on
+                log.error("a connection failed", listener=self._config.name, exc_info=error)
+                client.close()
+
+    def check(self) -> None:
+        """Called about once a second: accept again, if that had to be given up."""
+        if self._paused:
+            self._paused = False
+            self._reactor.watch_level(self._socket.fileno(), self)
+
+    def read(self) -> None:
+        """Nothing is read from who is refused."""
+
+    def write(self) -> None:
+        """421 to who was refused."""
+        refused, self._refused = self._refused, []
+        for client in refused:
+            with contextlib.suppress(OSError):
+                client.send(say.TOO_MANY_SESSIONS.plain.raw)
+            client.close()
 
     def _accepted(self, client: socket.socket, address: Any) -> None:
         client.setblocking(False)
@@ -159,10 +188,15 @@ class Listener:
         refused = self._sessions.full(host)
         record(AuditRecord(Kind.CONNECT, now, detail={**facts, **({"refused": refused} if refused else {})}))
         if refused:
-            with contextlib.suppress(OSError):
-                client.send(say.TOO_MANY_SESSIONS.plain.raw)
-            client.close()
+            self._refused.append(client)
+            self._reactor.ready(self)
             return
+        spools: list[Any] = []  # what content is held back in, of one mail at a time
+
+        def spool() -> Any:
+            spools[:] = [self._spool()]
+            return spools[0]
+
         session = Session(
             judge=self._judge(),
             record=record,
@@ -172,10 +206,12 @@ class Listener:
             client=Peer(Side.CLIENT, name),
             server=Peer(Side.SERVER, str(self._destination.endpoint)),
             newlines=self._config.newlines,
-            spool=self._spool,
+            spool=spool,
         )
 
         def closed(relay: Relay) -> None:
+            for file in spools:  # a mail that came to no end leaves it open
+                file.close()
             self._sessions.remove(relay, host)
             record(AuditRecord(Kind.CLOSE, self._reactor.now, detail=farewell(relay, self._reactor.now)))
 
@@ -193,6 +229,7 @@ class Listener:
     def close(self) -> None:
         """Accept no more."""
         self._reactor.forget(self._socket.fileno())
+        self._paused = False
         self._socket.close()
 
 

@@ -8,7 +8,8 @@ in trio tasks.
 
 One turn: what the kernel reports is marked on its links; every relay concerned reads once a side and feeds its session;
 *then the record is written*; then every relay sends. So no peer ever sees the effect of a decision that is not on
-record, at one write a turn. If the record can't be written, nothing is sent and nothing is read: mail waits.
+record, at one write a turn. If the record can't be written, nothing is sent and nothing is read: mail waits, and
+nobody's patience runs out meanwhile (`stalled`, `resumed_at`).
 """
 
 import contextlib
@@ -16,16 +17,13 @@ import os
 import select
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 
-if TYPE_CHECKING:
-    from smtpproxy.net.relay import Relay
-
 WATCH = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 EVENTS = 256  # looked at in one turn
-RETRY = 0.5  # seconds until a record that could not be written is tried again
+RETRY_SOON, RETRY = 0.001, 0.5  # seconds until a record that could not be written is tried again, doubled each time
 
 
 class Record(Protocol):
@@ -42,6 +40,18 @@ class Handler(Protocol):
         """What epoll reported."""
 
 
+class Worker(Protocol):
+    """Who takes part in a turn: reads before the record is written, sends after."""
+
+    queued: bool  # the reactor's
+
+    def read(self) -> None:
+        """Take in what there is. Must not raise."""
+
+    def write(self) -> None:
+        """Let out what is on record now. Must not raise."""
+
+
 class Reactor:
     """Turns events into calls. `now` is the monotonic time of this turn."""
 
@@ -50,8 +60,10 @@ class Reactor:
         self._handlers: dict[int, Handler] = {}
         self._record = record
         self._clock = clock
-        self._ready: list[Relay] = []  # have something to do without any event
+        self._ready: list[Worker] = []  # have something to do without any event
         self.now = clock()
+        self.stalled = False  # the record can't be written just now
+        self.resumed_at = float("-inf")  # when it last could again
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch_level(self._wake, self)
 
@@ -71,14 +83,14 @@ class Reactor:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
 
-    def ready(self, relay: "Relay") -> None:
-        """Have this relay read and write in the next turn."""
-        if not relay.queued:
-            relay.queued = True
-            self._ready.append(relay)
+    def ready(self, worker: Worker) -> None:
+        """Have it read and write in the next turn."""
+        if not worker.queued:
+            worker.queued = True
+            self._ready.append(worker)
 
     def wake(self) -> None:
-        """Have a turn now: called by who made a relay ready outside a turn."""
+        """Have a turn now: called by who made somebody ready outside a turn."""
         os.eventfd_write(self._wake, 1)
 
     def event(self, fd: int, mask: int) -> None:
@@ -111,14 +123,24 @@ class Reactor:
             handler = handlers.get(fd)
             if handler is not None:
                 handler.event(fd, mask)
-        relays, self._ready = self._ready, []
-        for relay in relays:
-            relay.queued = False
-            relay.read()
-        while not self._record.flush():  # noqa: ASYNC110 - a full disk tells nobody when there is room again
-            await trio.sleep(RETRY)
-        for relay in relays:
-            relay.write()
+        workers, self._ready = self._ready, []
+        for worker in workers:
+            worker.queued = False
+            worker.read()
+        if not self._record.flush():
+            await self._stall()
+        for worker in workers:
+            worker.write()
+
+    async def _stall(self) -> None:
+        """Wait until the record can be written: a full disk tells nobody when there is room again."""
+        self.stalled = True
+        delay = RETRY_SOON
+        while not self._record.flush():
+            await trio.sleep(delay)
+            delay = min(delay * 2, RETRY)
+        self.stalled = False
+        self.resumed_at = self.tick()
 
     def close(self) -> None:
         """Let go of the descriptors."""

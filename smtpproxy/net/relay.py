@@ -7,7 +7,8 @@ It reads a side, tells the session, and sends what the session says; it decides 
 - an effect is carried out when what stood before it on that side has been sent;
 - a client is let go so that our last reply is not lost to a reset: our side is shut, what still comes is dropped for a
   while, then the link is closed;
-- patience: `check` is called once a second and looks at who is being waited for, since when.
+- patience: `check` is called once a second and looks at who is being waited for, since when;
+- a fault of our own ends this session and no other: 421 4.3.0 to the client, the server's link reset.
 """
 
 import errno
@@ -19,8 +20,8 @@ from typing import Any
 from smtpproxy.net.link import Link, State
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.session.effects import Abort, Close
-from smtpproxy.session.records import Kind
 from smtpproxy.session.session import Session
+from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.errors import Side
 
 SMALL = 65_536  # octets of a read while commands are exchanged
@@ -61,10 +62,12 @@ class Relay:
         self.client = Link(client, now)
         self.server: Link | None = None
         self._done = False
+        self._crashed = False
+        self._on_record = 0  # octets of session.to_client whose record was written: all that the last turn left unsent
         self._answered = 0  # what the server's socket said when connecting was over
         reactor.watch(self.client.fd, self)
-        self._connect()
         reactor.ready(self)
+        self._guard(self._connect)
 
     # ------------------------------------------------------------------------------------------------- connecting
 
@@ -73,16 +76,17 @@ class Relay:
         while self._addresses:
             family, address = self._addresses.pop(0)
             name = f"[{address[0]}]:{address[1]}" if family == socket.AF_INET6 else f"{address[0]}:{address[1]}"
+            sock = None
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
+                code = sock.connect_ex(address)
+                if code not in (0, errno.EINPROGRESS):
+                    raise OSError(code, os.strerror(code))
+            except OSError as error:  # also of connect_ex: an IPv6 zone that is no interface
                 self._tried.append(f"{name}: {error.strerror}")
-                continue
-            code = sock.connect_ex(address)
-            if code not in (0, errno.EINPROGRESS):
-                sock.close()
-                self._tried.append(f"{name}: {os.strerror(code)}")
+                if sock is not None:
+                    sock.close()
                 continue
             self.session.server.address = name
             self.server = Link(sock, self.reactor.now, State.OPEN if code == 0 else State.CONNECTING)
@@ -124,9 +128,14 @@ class Relay:
 
     def read(self) -> None:
         """Read each side once, if it may be read, and feed the session. Never raises."""
+        if not self._done:
+            self._guard(self._read)
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        """Our own bug: this session ends, the proxy goes on."""
         try:
-            self._read()
-        except Exception as error:  # our own bug: this session ends, the proxy goes on
+            act()
+        except Exception as error:
             self._crash(error)
 
     def _read(self) -> None:
@@ -139,7 +148,7 @@ class Relay:
         if server is not None and server.readable:
             if server.state is State.OPEN:
                 if session.wants(Side.SERVER) and len(session.to_client) <= session.limits.unsent:
-                    if not session.commands and not session.progress and client.readable:
+                    if not session.commands and not session.progress and client.readable and client.talked():
                         session.early_talk()
                     self._receive(server, Side.SERVER, SMALL)
             elif server.state is State.LINGERING:
@@ -148,7 +157,7 @@ class Relay:
             if client.state is State.OPEN:
                 if session.wants(Side.CLIENT):
                     self._receive(client, Side.CLIENT, LARGE if session.receiving else SMALL)
-                elif client.ended and session.holding:
+                elif client.ended:
                     self._look_for_reset()
             elif client.state is State.LINGERING:
                 self._discard(client)
@@ -180,7 +189,7 @@ class Relay:
         session.client_sent(data)
 
     def _look_for_reset(self) -> None:
-        """A held client whose link broke: what it asked is awaited, but nothing can be told."""
+        """A client that is not read just now and whose link broke: nothing can be told any more."""
         if self.client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._lost(self.client, Side.CLIENT, OSError("reset"))
 
@@ -206,13 +215,10 @@ class Relay:
 
     def write(self) -> None:
         """Send what the session says, carry out its effects. Never raises."""
-        if self._done:
-            return
-        try:
-            self._write()
-        except Exception as error:  # our own bug: this session ends, the proxy goes on
-            self._crash(error)
-        self._after()
+        if not self._done:
+            self._guard(self._write)
+        if not self._done:
+            self._guard(self._after)
 
     def _write(self) -> None:
         session, server, client = self.session, self.server, self.client
@@ -246,11 +252,9 @@ class Relay:
             if session.to_server and not server.blocked:
                 try:
                     server.send(session.to_server, self.reactor.now)
-                except OSError as error:
-                    if not server.readable:
-                        self._lost(server, Side.SERVER, error)
-                    else:
-                        session.to_server.clear()  # it may have said why before it went: read that first
+                except OSError:
+                    session.to_server.clear()
+                    server.readable = server.ended = True  # it may have said why before it went: read that first
                     return
             if session.to_server or session.incoming is None:
                 return
@@ -268,10 +272,11 @@ class Relay:
             if isinstance(effect, Abort):
                 self._drop(link, reset=True)
             elif isinstance(effect, Close):
-                link.state = State.FLUSHING if link.state is not State.CONNECTING else State.CLOSED
-                if link.state is State.CLOSED:
-                    link.state = State.OPEN
+                if link.state is State.CONNECTING:
                     self._drop(link)
+                else:
+                    link.state = State.FLUSHING
+                    link.moved_at = self.reactor.now  # LINGER runs from here
             else:
                 raise NotImplementedError("TLS is not terminated yet: STARTTLS is refused by every rule set")
 
@@ -286,16 +291,17 @@ class Relay:
             self.reactor.ready(self)
 
     def _drop(self, link: Link, *, reset: bool = False) -> None:
-        self.reactor.forget(link.fd)
-        link.close(reset=reset)
+        if link.state is not State.CLOSED:  # else its number may be another link's by now
+            self.reactor.forget(link.fd)
+            link.close(reset=reset)
 
     def _after(self) -> None:
         """Over? Or is there more to read that no edge will tell of?"""
-        client, server = self.client, self.server
+        client, server, session = self.client, self.server, self.session
+        self._on_record = len(session.to_client)
         if client.state is State.CLOSED and (server is None or server.state is State.CLOSED):
             self._finish()
             return
-        session = self.session
         if (
             (client.readable and client.state is State.OPEN and session.wants(Side.CLIENT))
             or (client.readable and client.state is State.LINGERING)
@@ -316,31 +322,54 @@ class Relay:
             self._closed(self)
 
     def _crash(self, error: Exception) -> None:
-        """421 4.3.0 if it can still be told, and both links closed."""
+        """421 4.3.0 if it can still be told, and both links closed. What was not yet on record is not told."""
         self._failed(self, error)
-        self._drop(self.client)
+        session, client = self.session, self.client
         if self.server is not None:
             self._drop(self.server, reset=True)
-        self._finish()
+        if self._crashed or client.state not in (State.OPEN, State.FLUSHING):
+            self._drop(client)
+            self._finish()
+            return
+        self._crashed = True
+        session.closed = True  # it is asked nothing more
+        session.incoming = None
+        session.to_server.clear()
+        session.effects.clear()
+        del session.to_client[self._on_record :]
+        session.to_client += say.INTERNAL.plain.raw
+        client.state = State.FLUSHING
+        client.moved_at = self.reactor.now
+        self.reactor.ready(self)
+
+    def abandon(self) -> None:
+        """Drop both links as they are: the proxy ends."""
+        if not self._done:
+            self._drop(self.client)
+            if self.server is not None:
+                self._drop(self.server, reset=True)
+            self._finish()
 
     # ---------------------------------------------------------------------------------------------------- patience
 
     def check(self) -> None:
-        """Called about once a second: is anyone waited for beyond patience?"""
-        if self._done:
-            return
+        """Called about once a second: is anyone waited for beyond patience? Never raises."""
+        if not self._done and not self.reactor.stalled:
+            self._guard(self._check)
+
+    def _check(self) -> None:
         now = self.reactor.now
         session, table = self.session, self.session.patience_table
         client, server = self.client, self.server
         if client.state in (State.LINGERING, State.FLUSHING) or session.closed:
-            if now - max(client.moved_at, self._since) > LINGER:
+            if now - max(client.moved_at, self._waiting_since) > LINGER:
                 self._drop(client)
                 if server is not None:
                     self._drop(server)
                 self._finish()
             return
         if server is not None and server.state is State.CONNECTING:
-            if now - self._since > table.connect:
+            if now - self._waiting_since > table.connect:
                 self._give_up_address("no answer")
                 self.reactor.ready(self)
             return
@@ -348,38 +377,45 @@ class Relay:
         if side is not None:
             session.timed_out(side, anomaly)
             self.reactor.ready(self)
-        elif now - max(self._since, self._kept_alive) > KEEP_ALIVE:
+        elif server is not None and now - max(server.moved_at, self._kept_alive) > KEEP_ALIVE:
             self._kept_alive = now
             session.keep_alive()
             self.reactor.ready(self)
 
+    @property
+    def _waiting_since(self) -> float:
+        """When the conversation last got on, or last could."""
+        return max(self._since, self.reactor.resumed_at)
+
     def _out_of_patience(self, now: float) -> tuple[Side | None, str]:
         session, table = self.session, self.session.patience_table
+        since = self._waiting_since
         if now - self.started > table.session:
             return Side.CLIENT, "session-too-long"
-        if session.to_client and now - max(self.client.moved_at, self._since) > table.content:
+        if session.to_client and now - max(self.client.moved_at, since) > table.content:
             return Side.CLIENT, "idle"
         server = self.server
-        if session.to_server and server is not None and now - max(server.moved_at, self._since) > table.content:
+        if session.to_server and server is not None and now - max(server.moved_at, since) > table.content:
             return Side.SERVER, "idle"
         if self._content_at:
             octets = self.client.received - self._content_from
-            if session.receiving and now - self._content_at > table.content + octets / table.rate:
-                return Side.CLIENT, "too-slow"
+            begun = max(self._content_at, self.reactor.resumed_at)
+            if session.receiving and now - begun > table.content + octets / table.rate:
+                held_up = len(session.to_server) > session.limits.unsent  # then the client is not read
+                return Side.SERVER if held_up else Side.CLIENT, "too-slow"
         side, seconds = session.patience()
-        if now - self._since > seconds and not (side is Side.CLIENT and session.to_server):
+        if now - since > seconds and not (side is Side.CLIENT and session.to_server):
             return side, "idle"
         return None, ""
 
     def stop(self) -> None:
-        """Stop now: 421 to the client, whatever it was doing."""
+        """Stop now: 421 to the client, whatever it was doing. Never raises."""
         if not self._done and not self.session.closed:
-            self.session.note(Kind.NOTE, anomaly="shutting-down", side="client")
-            self.session.stop()
+            self._guard(self.session.stop)
             self.reactor.ready(self)
 
     def drain(self) -> None:
-        """Stop when what is in flight is done."""
+        """Stop when what is in flight is done. Never raises."""
         if not self._done and not self.session.closed:
-            self.session.drain()
+            self._guard(self.session.drain)
             self.reactor.ready(self)

@@ -6,7 +6,6 @@ Signals: the first SIGTERM or SIGINT drains (no new connections; what is in flig
 Exit codes: 0 ended in order · 1 stopped at once, or failed while running · 3 a listener could not be opened.
 """
 
-import os
 import signal
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 import structlog
 import trio
 
-from smtpproxy.audit.log import AuditLog
+from smtpproxy.audit.log import AuditLog, open_file
 from smtpproxy.config import Config
 from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets, printable
 from smtpproxy.net.reactor import Reactor
@@ -68,8 +67,9 @@ class Service:
             self._destinations.append(destination)
             try:
                 sockets = await trio.to_thread.run_sync(open_sockets, entry.listen)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror or str(error), str(entry.listen)) from error
+            except (OSError, UnicodeError) as error:
+                why = (error.errno, error.strerror) if isinstance(error, OSError) else (0, "the name is not a host's")
+                raise OSError(*why, str(entry.listen)) from error
             for sock in sockets:
                 self.listeners.append(
                     Listener(
@@ -97,8 +97,17 @@ class Service:
             task_status.started()
             await self._drained.wait()
             nursery.cancel_scope.cancel()
+        self.close()
         while not self.audit.flush() and self.exit_code == 0:  # noqa: ASYNC110 - a full disk tells nobody
             await trio.sleep(0.5)
+
+    def close(self) -> None:
+        """Let go of every socket; who is still there is dropped."""
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+        for relay in tuple(self.sessions.relays):
+            relay.abandon()
         self.reactor.close()
 
     async def _sweep(self) -> None:
@@ -107,11 +116,17 @@ class Service:
             self.reactor.tick()
             for relay in tuple(self.sessions.relays):
                 relay.check()
+            for listener in self.listeners:
+                listener.check()
             self.reactor.wake()
 
     def reload(self) -> None:
         """Read the rules again; sessions that run keep theirs."""
-        judge = self._load()
+        try:
+            judge = self._load()
+        except Exception as error:  # our own bug, and no reason to end
+            log.error("reading the rules failed", exc_info=error)
+            judge = None
         if judge is None:
             log.error("the rules were not reloaded: the ones in force stay")
         else:
@@ -152,8 +167,11 @@ class Service:
         self._drained.set()
 
 
-async def _signals(service: Service, nursery: trio.Nursery) -> None:
+async def _signals(
+    service: Service, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        task_status.started()
         stopping = False
         async for number in received:
             if number == signal.SIGHUP:
@@ -182,18 +200,20 @@ async def run(config: Config, load: Callable[[], Judge | None]) -> int:
     descriptor = 1
     if config.audit.file != "-":
         try:
-            descriptor = os.open(config.audit.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            descriptor = open_file(config.audit.file)
         except OSError as error:
             print(f"smtpproxy: the audit {config.audit.file} can't be opened: {error.strerror}", file=sys.stderr)
             return 3
     service = Service(config, judge, load, descriptor)
-    try:
-        await service.open(lambda line: print(line, file=sys.stderr, flush=True))
-    except OSError as error:
-        print(f"smtpproxy: can't listen on {error.filename}: {error.strerror}", file=sys.stderr)
-        return 3
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_signals, service, nursery)
-        await service.run()
+        await nursery.start(_signals, service, nursery)
+        try:
+            await service.open(lambda line: print(line, file=sys.stderr, flush=True))
+        except OSError as error:
+            service.close()
+            service.exit_code = 3
+            print(f"smtpproxy: can't listen on {error.filename}: {error.strerror}", file=sys.stderr)
+        else:
+            await service.run()
         nursery.cancel_scope.cancel()
     return service.exit_code

@@ -70,6 +70,13 @@ class Judge:
             self._verbs[verb] = (rule.treatment, rule)
         for keyword in rule.feature.keywords:
             self._keywords[keyword] = (rule.treatment, rule)
+        if (
+            rule.treatment is Treatment.DENY
+        ):  # nobody is told of a keyword whose verb is refused: BDAT takes CHUNKING along
+            for verb in rule.feature.verbs:
+                owner = VERBS[verb].extension.encode()
+                if owner and owner not in rule.feature.keywords:
+                    self._keywords[owner] = (rule.treatment, rule)
         if rule.treatment is Treatment.LIMIT and b"SIZE" in rule.feature.keywords:
             self._size = rule.limit
         elif b"SIZE" in rule.feature.keywords:

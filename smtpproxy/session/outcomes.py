@@ -91,7 +91,9 @@ def _replied_end(session: "Session", exchange: Exchange) -> None:
     if session.begun is transaction:
         session.begun = None
     own_end = exchange.sent is not None and (isinstance(exchange.sent, Verb) or exchange.sent.verb.name == "BDAT")
-    if own_end and not exchange.lost and any(reply.digit == 2 for reply in replies):
+    # LMTP: any recipient's 250 is a delivery. PRDR: the last reply is the mail's, whatever was said of recipients.
+    decisive = replies[-1:] if replies[0].code == 353 else replies
+    if own_end and not exchange.lost and any(reply.digit == 2 for reply in decisive):
         if session.client_gone:
             exchange.anomalies += ("unacknowledged",)
         session.committed = transaction
@@ -237,13 +239,14 @@ def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Rep
     got = exchange.got
     if got is None:
         raise AssertionError("no reply to judge")
+    enhanced = b"ENHANCEDSTATUSCODES" in session.client.capabilities.keywords
     try:
         verdict = rule(got, exchange, session)
     except Exception as error:
         session.note(Kind.NOTE, anomaly="rule-failed", verb=exchange.verb.name, why=type(error).__name__)
         exchange.anomalies += ("rule-failed",)
         exchange.closes = True
-        return say.RULE_FAILED.plain
+        return say.RULE_FAILED.form(enhanced)
     if verdict.rule:
         exchange.rule = verdict.rule
     exchange.anomalies += verdict.anomalies
@@ -251,14 +254,13 @@ def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Rep
         return got
     exchange.action = verdict.action.value
     value = verdict.value
-    told: Reply = (
-        value.form(b"ENHANCEDSTATUSCODES" in session.client.capabilities.keywords) if type(value) is OwnReply else value
-    )
+    told: Reply = value.form(enhanced) if type(value) is OwnReply else value
     if verdict.action is Action.HANGUP:
         exchange.closes = True
         return told
     then = exchange.verb.then
-    if then.get(told.code) is not then.get(got.code):
+    # What the client takes from it must be what the server meant: the same framing, and no go-ahead where none is due.
+    if then.get(told.code) is not then.get(got.code) or (told.digit == 3) is not (got.digit == 3):
         exchange.anomalies += ("rule-failed",)
         exchange.action = "pass"
         return got

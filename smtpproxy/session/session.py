@@ -33,6 +33,7 @@ from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
 from smtpproxy.smtp.readers import ReplyReader
+from smtpproxy.smtp.registry.replycodes import REPLY_CODES
 from smtpproxy.smtp.registry.rows import Framing, Verb
 from smtpproxy.smtp.registry.verbs import GREETING
 from smtpproxy.smtp.replies import OwnReply, Reply
@@ -326,6 +327,8 @@ class Session:
             self.to_client += told.raw
             if verb.name == "QUIT" and told.code == 221:
                 self._goodbye = True
+        if exchange.noise:
+            exchange.anomalies += ("verbose-noise",)
         changed = outcomes.REPLIED.get(verb.name)
         notes: list[AuditRecord] | None = None
         if changed is not None:
@@ -391,6 +394,8 @@ class Session:
         outcomes.check_sensible(self, exchange, verb, reply)
         if reply.odd:
             exchange.anomalies += reply.odd
+        if reply.code not in REPLY_CODES:
+            exchange.anomalies += ("unknown-reply-code",)
         if verb.then.get(reply.code) is Framing.TLS and exchange.asked is not None:
             if more:
                 raise ProtocolError(Side.SERVER, "octets-behind-220", verb.name)

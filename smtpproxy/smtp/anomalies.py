@@ -45,6 +45,7 @@ NOTED: Final = MappingProxyType(
         "odd-separator": "TAB or several blanks where one blank belongs; one blank was sent on.",
         "trailing-blank": "Blanks at the end of the command line; taken off.",
         "leading-zeros": "A BDAT octet count with leading zeros; sent on without.",
+        "odd-case": "A word that must be in capitals or small letters was written otherwise; sent on as it must be.",
         "odd-hello": "The hello name is neither a domain nor an address literal.",
         "odd-local-part": "The local-part has dots where the grammar has none.",
         "odd-domain": "The domain has characters the grammar does not allow.",
@@ -82,6 +83,9 @@ NOTED: Final = MappingProxyType(
         "server-lost": "The server's link ended while a reply was owed or content was on its way.",
         "client-lost": "The client's link ended in the middle of content or a chunk.",
         "unacknowledged": "The server accepted the mail; the client was gone before it could be told.",
+        "tls-failed": "A TLS handshake failed; nothing was said in clear text in its place.",
+        "shutting-down": "The proxy is being stopped; the client was told 421.",
+        "internal-error": "A fault of smtpproxy itself ended the session; the log has the traceback.",
         "inspection-ended": "An administrator allowed a command that ends inspection; from here octets pass unseen.",
         "rule-failed": "A rule failed while it was being decided; the command was answered 451.",
     }

@@ -123,7 +123,7 @@ _PLAIN_MAIL = _whole(rb"(?i:FROM):<(?:", _ASCII_MAILBOX, rb")?>", _ASCII_ITEMS)
 _PLAIN_RCPT = _whole(rb"(?i:TO):<", _ASCII_MAILBOX, rb">", _ASCII_ITEMS)
 
 # What real clients send besides: dots anywhere in a local-part; underscores, and hyphens anywhere, in a domain.
-_LOOSE_LOCAL = rb"(" + abnf.QUOTED_STRING + rb"|(?:" + abnf.ATOM + rb"|\.)+)"
+_LOOSE_LOCAL = rb"(" + abnf.QUOTED_STRING + rb"|(?:\.|" + abnf.ATEXT + rb"|" + abnf.UTF8_NON_ASCII + rb")+)"
 _LOOSE_LABEL = rb"(?:[A-Za-z0-9_-]++|" + abnf.UTF8_NON_ASCII + rb")+"
 _LOOSE_AT_HOST = rb"@(" + _LOOSE_LABEL + rb"(?:\." + _LOOSE_LABEL + rb")*|" + abnf.ADDRESS_LITERAL + rb")"
 _LOOSE_MAIL = _whole(rb"(?i:FROM):<", _ROUTE, _LOOSE_LOCAL, _LOOSE_AT_HOST, rb">", _ITEMS)

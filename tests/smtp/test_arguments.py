@@ -1,5 +1,6 @@
 """What stands behind a verb: strict, lenient or refused, kind by kind; C53–C120 of the catalogue of attacks."""
 
+from contextlib import suppress
 from time import perf_counter
 
 import pytest
@@ -56,7 +57,7 @@ STRICT: list[tuple[Argument, bytes, Value]] = [
     (A.MAIL, b"FROM:<a@b.example> AUTH=<>", Mail(AB, (p("AUTH", b"<>"),))),
     (A.MAIL, b"FROM:<a@b.example> XVERP", Mail(AB, (p("XVERP"),))),  # a value, or none
     (A.MAIL, b"FROM:<a@b.example> XVERP=+=", Mail(AB, (p("XVERP", b"+="),))),  # "=" in a value, as its row has it
-    (A.MAIL, b"FROM:<a@b.example> NEVERHEARD=x Y", Mail(AB, (p("NEVERHEARD", b"x"), p("Y")))),  # the session's to refuse
+    (A.MAIL, b"FROM:<a@b.example> NEVERHEARD=x Y", Mail(AB, (p("NEVERHEARD", b"x"), p("Y")))),  # the session refuses
     (A.MAIL, b"FROM:<a@b.example> NOTIFY=NEVER", Mail(AB, (p("NOTIFY", b"NEVER"),))),  # unknown on MAIL: likewise
     # RCPT
     (A.RCPT, b"TO:<a@b.example>", Rcpt(AB, ())),
@@ -98,7 +99,7 @@ STRICT: list[tuple[Argument, bytes, Value]] = [
     (A.URI, b"imap://a@b/c LAST", Uri(Secret(b"imap://a@b/c"), True)),
     # XEXCH50, XCLIENT, XFORWARD
     (A.COUNTED, b"1024 2", Counted(1024, 2)),
-    (A.ATTRIBUTES, b"NAME=spike.example addr=192.0.2.1", Attributes(((b"NAME", b"spike.example"), (b"ADDR", b"192.0.2.1")))),
+    (A.ATTRIBUTES, b"NAME=a.example addr=192.0.2.1", Attributes(((b"NAME", b"a.example"), (b"ADDR", b"192.0.2.1")))),
     (A.ATTRIBUTES, b"NAME=[UNAVAILABLE] LOGIN=", Attributes(((b"NAME", b"[UNAVAILABLE]"), (b"LOGIN", b"")))),
 ]  # fmt: skip
 
@@ -191,7 +192,8 @@ LENIENT: list[tuple[Argument, bytes, Value, bytes, tuple[str, ...]]] = [
         b"TO:<a.@b_>",
         ("blank-after-colon", "bare-path", "trailing-blank", "odd-local-part", "odd-domain"),
     ),
-    (A.CHUNK, b"05  last ", Chunk(5, True), b"5 LAST", ("trailing-blank", "odd-separator", "odd-case", "leading-zeros")),
+    (A.CHUNK, b"05  LAST ", Chunk(5, True), b"5 LAST", ("trailing-blank", "odd-separator", "leading-zeros")),
+    (A.CHUNK, b"5 last", Chunk(5, True), b"5 LAST", ("odd-case",)),
     (A.COUNTED, b"0010\t02", Counted(10, 2), b"10 2", ("odd-separator", "leading-zeros")),
     (A.AUTH, b"PLAIN\tYQ== ", Auth(b"PLAIN", Secret(b"YQ==")), b"PLAIN YQ==", ("trailing-blank", "odd-separator")),
     (A.TEXT, b"a\tb", Text(b"a b"), b"a b", ("odd-separator",)),
@@ -486,9 +488,7 @@ def test_no_input_is_slow(kind: Argument) -> None:
                 took = []
                 for _ in range(2):
                     began = perf_counter()
-                    try:
+                    with suppress(ArgumentError):
                         parse_argument(kind, head + octets + tail)
-                    except ArgumentError:
-                        pass
                     took.append(perf_counter() - began)
                 assert min(took) < 0.010, (head, octets[:10], tail)

@@ -102,7 +102,7 @@ WAYS = [
     lambda s: f"{s!s}",
     lambda s: f"{s!a}",
     lambda s: f"{s:>40}",
-    lambda s: "%s %r %a" % (s, s, s),
+    lambda s: "%s %r %a" % (s, s, s),  # noqa: UP031  # this very way is tried
     lambda s: "{} {!r}".format(s, s),  # noqa: UP032  # this very way is tried
     lambda s: s.decode(),
     lambda s: s.decode("latin-1", "backslashreplace"),

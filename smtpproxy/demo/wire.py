@@ -1,0 +1,266 @@
+"""What crossed the wires: at the client's socket, at the server's socket, and what the record says in between.
+
+Nothing here knows what ought to happen. A client's octets are read strictly, as RFC 5321 has it (`Seen`); the server
+says itself how it read them (`server.Conversation`). A conversation (`Talk`) takes the audit records in order and puts
+beside each exchange the turn of either side it is about; where the record and a wire don't say the same, `disagreement`
+tells.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+END = b"\r\n.\r\n"
+Record = dict[str, Any]
+
+
+class What(Enum):
+    """What a side said."""
+
+    GREETING = "greeting"  # nothing: the server speaks first
+    COMMAND = "command"
+    CONTENT = "content"  # with its end of data
+    ODD = "odd"  # octets that were answered before they were a line
+
+    __hash__ = object.__hash__
+
+
+@dataclass(slots=True)
+class Turn:
+    """A command or content, and the reply to it. `segment` counts the reads or writes it came by."""
+
+    what: What
+    octets: bytes = b""
+    chunk: bytes = b""  # what BDAT brought
+    reply: bytes = b""
+    segment: int = 0
+
+    @property
+    def line(self) -> bytes:
+        """The command without its line end."""
+        return self.octets.rstrip(b"\r\n")
+
+    @property
+    def verb(self) -> bytes:
+        """In capitals."""
+        return self.line.partition(b" ")[0].upper()
+
+
+def chunk_size(line: bytes) -> int:
+    """The octets a BDAT announces; 0 if that can't be said."""
+    words = line.split()
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() and len(words[1]) < 20 else 0
+
+
+class Seen:
+    """A client's side of a conversation, read from the octets on its socket."""
+
+    def __init__(self) -> None:
+        self.turns = [Turn(What.GREETING)]
+        self.surplus: list[bytes] = []  # replies nobody asked for
+        self.replies = 0
+        self._segments = 0
+        self._out = b""
+        self._in = b""
+        self._answered = 0
+        self._content = False  # what comes next is content
+        self._chunk = 0  # octets of a chunk still to come
+
+    def sent(self, octets: bytes) -> None:
+        """The client sent this, in one write."""
+        self._segments += 1
+        self._out += octets
+        self._read()
+
+    def received(self, octets: bytes) -> None:
+        """The client was told this."""
+        self._in += octets
+        while (reply := self._reply()) is not None:
+            self.replies += 1
+            if self._answered == len(self.turns) and self._out:
+                self.turns.append(Turn(What.ODD, self._out, segment=self._segments))
+                self._out = b""
+            if self._answered == len(self.turns):
+                self.surplus.append(reply)
+                continue
+            turn = self.turns[self._answered]
+            turn.reply = reply
+            self._answered += 1
+            self._content = turn.verb == b"DATA" and reply.startswith(b"354") and turn.what is What.COMMAND
+            self._read()
+
+    def _reply(self) -> bytes | None:
+        at = 0
+        while (end := self._in.find(b"\n", at)) >= 0:
+            last = self._in[at + 3 : at + 4] != b"-"
+            at = end + 1
+            if last:
+                reply, self._in = self._in[:at], self._in[at:]
+                return reply
+        return None
+
+    def _read(self) -> None:
+        while self._out:
+            last = self.turns[-1]
+            if self._chunk:
+                piece, self._out = self._out[: self._chunk], self._out[self._chunk :]
+                self._chunk -= len(piece)
+                last.chunk += piece
+            elif self._content:
+                end = (b"\r\n" + self._out).find(END)
+                if end < 0:
+                    return
+                self._take(What.CONTENT, end + 3)
+                self._content = False
+            elif last.verb == b"DATA" and last.what is What.COMMAND and not last.reply:
+                return  # its reply decides what comes next
+            else:
+                end = self._out.find(b"\r\n")
+                if end < 0:
+                    return
+                self._take(What.COMMAND, end + 2)
+                turn = self.turns[-1]
+                self._chunk = chunk_size(turn.line) if turn.verb == b"BDAT" else 0
+
+    def _take(self, what: What, size: int) -> None:
+        self.turns.append(Turn(what, self._out[:size], segment=self._segments))
+        self._out = self._out[size:]
+
+
+@dataclass(slots=True)
+class Row:
+    """One exchange on record, and where it stands in either side's turns (-1: that side had no part in it)."""
+
+    record: Record
+    talk: "Talk"
+    asked: int
+    sent: int
+    after: list[Record] = field(default_factory=list)  # the records that follow from it
+
+    @property
+    def client(self) -> Turn | None:
+        """The client's turn."""
+        turns = self.talk.client.turns
+        return turns[self.asked] if 0 <= self.asked < len(turns) else None
+
+    @property
+    def server(self) -> Turn | None:
+        """The server's turn."""
+        turns = self.talk.server
+        return turns[self.sent] if 0 <= self.sent < len(turns) else None
+
+    @property
+    def complete(self) -> bool:
+        """Both sides have asked and answered."""
+        client, server = self.client, self.server
+        asked = self.asked < 0 or (client is not None and bool(client.reply))
+        return asked and (self.sent < 0 or (server is not None and bool(server.reply)))
+
+    @property
+    def refused(self) -> bool:
+        """The proxy answered, and what it said is no."""
+        return self.record["action"] != "pass" and self.told[:1] in ("4", "5")
+
+    @property
+    def told(self) -> str:
+        """What the client was told, as the record has it."""
+        told = self.record.get("told", self.record.get("got"))
+        return str(told) if told else ""
+
+    def disagreement(self) -> str:
+        """Where the record says something else than the wires; "" if it doesn't."""
+        client, server, record = self.client, self.server, self.record
+        pairs: list[tuple[str, str, str]] = []
+        if client is not None:
+            pairs.append(("told", _flat(client.reply), self.told))
+            if client.what is What.COMMAND:
+                pairs.append(("asked", text(client.line), str(record["asked"])))
+        if server is not None:
+            pairs.append(("got", _flat(server.reply), str(record.get("got"))))
+            if server.what is What.COMMAND:
+                pairs.append(("sent", text(server.line), str(record.get("sent", record["asked"]))))
+        wrong = [f"{hop} {said!r} on record, {wire!r} on the wire" for hop, wire, said in pairs if wire != said]
+        if (self.asked >= 0) != (client is not None) or (self.sent >= 0) != (server is not None):
+            wrong.append(f"{record['verb']} is on record, and not on both wires")
+        return "; ".join(wrong)
+
+
+class Talk:
+    """One conversation through the proxy: the client's turns, the server's, and the records that join them."""
+
+    def __init__(self, client: Seen, server: list[Turn]) -> None:
+        self.client = client
+        self.server = server
+        self.rows: list[Row] = []
+        self.shown = 0  # rows that were shown already
+        self.closed = False
+        self._asked = self._sent = 0
+
+    def record(self, record: Record) -> None:
+        """The next record of this session."""
+        if record["kind"] == "link-close":
+            self.closed = True
+        if record["kind"] != "exchange":
+            if self.rows:
+                self.rows[-1].after.append(record)
+            return
+        row = Row(record, self, -1, -1)
+        if record["asked"] is not None:
+            row.asked, self._asked = self._asked, self._asked + 1
+        if record.get("sent", record["asked"]) is not None:
+            row.sent, self._sent = self._sent, self._sent + 1
+        self.rows.append(row)
+
+    def take(self, *, all_of_it: bool = False) -> list[Row]:
+        """The rows not shown yet, as far as they are whole: both sides have answered everything of a segment."""
+        count = len(self.rows)
+        fresh = self.rows[self.shown : count]
+        if not all_of_it:
+            whole = 0
+            for at, row in enumerate(fresh):
+                if not row.complete:
+                    break
+                whole = at + 1
+            segments = {row.client.segment for row in fresh[:whole] if row.client is not None}
+            waiting = {turn.segment for turn in self.client.turns[self._asked :]}
+            waiting |= {row.client.segment for row in fresh[whole:] if row.client is not None}
+            if segments & waiting:  # the rest of the group is still to come
+                fresh = []
+            else:
+                fresh = fresh[:whole]
+        self.shown += len(fresh)
+        return fresh
+
+
+class Tail:
+    """Reads the audit file as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines: list[str] = []
+        self._file = path.open("rb")
+        self._rest = b""
+
+    def records(self) -> Iterator[Record]:
+        """What is new."""
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        for line in lines:
+            self.lines.append(line.decode())
+            yield json.loads(line)
+
+    def close(self) -> None:
+        """Read no more."""
+        self._file.close()
+
+
+def text(octets: bytes) -> str:
+    """For people; what can't be printed is escaped, so that no peer writes to the terminal."""
+    decoded = octets.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in decoded)
+
+
+def _flat(reply: bytes) -> str:
+    lines = reply.removesuffix(b"\r\n").split(b"\r\n")
+    return f"{lines[0][:3].decode('latin-1')} {' '.join(text(line[4:]) for line in lines)}".rstrip()
