@@ -287,7 +287,7 @@ class Config(_Model):
     """The whole of smtpproxy.toml."""
 
     listeners: Annotated[tuple[ListenerConfig, ...], Field(strict=False), AfterValidator(_different)] = Field(
-        (), alias="listener"
+        default=(), alias="listener"
     )
     rules: Annotated[tuple[str, ...], Field(strict=False)] = _setting(
         (), "rule files, and directories of them, in order", "nothing is read that is not named"

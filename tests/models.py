@@ -153,7 +153,9 @@ class Model:
         if found is None:
             return None
         line, self._buffer = self._buffer[: found.start()], self._buffer[found.end() :]
-        self._after_cr = self.line == "any" and found.group() == b"\r"
+        if self.line == "any" and found.group() == b"\r":
+            self._after_cr = not self._buffer
+            self._buffer = self._buffer.removeprefix(b"\n")
         if self.nul:
             line = line.replace(b"\0", b"")
         if self.line == "lf":
@@ -223,6 +225,8 @@ class Model:
                 b"250-model.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n" + chunking + b"250 ENHANCEDSTATUSCODES\r\n"
             )
         if verb == b"MAIL":
+            if self._sender is not None:
+                return b"503 5.5.1 Nested MAIL\r\n"
             self._sender = rest.partition(b"<")[2].partition(b">")[0]
             return b"250 2.1.0 Ok\r\n"
         if verb == b"RCPT":

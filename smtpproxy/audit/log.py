@@ -15,7 +15,6 @@ import select
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
@@ -33,12 +32,13 @@ def open_file(path: str) -> int:
     Raises:
         OSError: it can't be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                os.write(descriptor, b"\n")
+            with open(path, "rb") as file:
+                file.seek(max(os.fstat(descriptor).st_size - 1, 0))
+                if file.read(1) not in (b"", b"\n"):
+                    os.write(descriptor, b"\n")
     except OSError:
         os.close(descriptor)
         raise

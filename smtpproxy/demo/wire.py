@@ -196,7 +196,8 @@ class Talk:
         self.server = server
         self.rows: list[Row] = []
         self.shown = 0  # rows that were shown already
-        self.closed = False
+        self.closed = False  # the proxy has closed it
+        self.ended = False  # it has been shown to its end
         self._asked = self._sent = 0
 
     def record(self, record: Record) -> None:
@@ -204,8 +205,10 @@ class Talk:
         if record["kind"] == "link-close":
             self.closed = True
         if record["kind"] != "exchange":
-            if self.rows:
+            if len(self.rows) > self.shown:
                 self.rows[-1].after.append(record)
+            else:
+                self.rows.append(Row(record, self, -1, -1))
             return
         row = Row(record, self, -1, -1)
         if record["asked"] is not None:
@@ -216,21 +219,14 @@ class Talk:
 
     def take(self, *, all_of_it: bool = False) -> list[Row]:
         """The rows not shown yet, as far as they are whole: both sides have answered everything of a segment."""
-        count = len(self.rows)
-        fresh = self.rows[self.shown : count]
+        fresh = self.rows[self.shown :]
         if not all_of_it:
-            whole = 0
-            for at, row in enumerate(fresh):
-                if not row.complete:
-                    break
-                whole = at + 1
-            segments = {row.client.segment for row in fresh[:whole] if row.client is not None}
             waiting = {turn.segment for turn in self.client.turns[self._asked :]}
-            waiting |= {row.client.segment for row in fresh[whole:] if row.client is not None}
-            if segments & waiting:  # the rest of the group is still to come
-                fresh = []
-            else:
-                fresh = fresh[:whole]
+            waiting |= {row.client.segment for row in fresh if row.client is not None and not row.complete}
+            for at, row in enumerate(fresh):
+                if not row.complete or (row.client is not None and row.client.segment in waiting):
+                    fresh = fresh[:at]  # the rest of its group is still to come
+                    break
         self.shown += len(fresh)
         return fresh
 

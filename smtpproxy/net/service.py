@@ -89,15 +89,17 @@ class Service:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.reactor.run)
-            nursery.start_soon(self._sweep)
-            for destination in self._destinations:
-                nursery.start_soon(destination.keep_fresh)
-            task_status.started()
-            await self._drained.wait()
-            nursery.cancel_scope.cancel()
-        self.close()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.reactor.run)
+                nursery.start_soon(self._sweep)
+                for destination in self._destinations:
+                    nursery.start_soon(destination.keep_fresh)
+                task_status.started()
+                await self._drained.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.close()
         while not self.audit.flush() and self.exit_code == 0:  # noqa: ASYNC110 - a full disk tells nobody
             await trio.sleep(0.5)
 

@@ -7,7 +7,8 @@ aborted; and the record says what happened.
 
 from typing import TYPE_CHECKING
 
-from smtpproxy.session.content import NOOP, Chunks, Incoming, Way
+from smtpproxy.session.chunks import Chunks, Swallowed
+from smtpproxy.session.content import NOOP, Incoming, Way
 from smtpproxy.session.effects import Abort, Close
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
@@ -119,7 +120,7 @@ def client_ended(session: "Session") -> None:
         return
     if session.ledger.exchanges:
         incoming = session.incoming
-        if isinstance(incoming, Chunks) and incoming.left and not session.holding:
+        if isinstance(incoming, Chunks | Swallowed) and incoming.left and not session.holding:
             session.note(Kind.NOTE, anomaly="client-lost", side="client")
             close_both(session, abort=True)
         return

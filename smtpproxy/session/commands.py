@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from smtpproxy.session import closing
-from smtpproxy.session.content import Chunks
+from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
 from smtpproxy.session.state import Recipient, Transaction
@@ -49,6 +49,7 @@ def asked(session: "Session", command: Command) -> None:
     if argument is Argument.MAIL:
         session.transactions += 1
         path, parameters = command.argument
+        exchange.before = session.transaction, session.incoming
         session.transaction = Transaction(session.transactions, path, parameters)
     exchange.transaction = session.transaction
     rule: CommandRule | None = session.command_rules.get(verb.name)
@@ -82,7 +83,8 @@ def asked(session: "Session", command: Command) -> None:
         return
     exchange.sent = command
     session.to_server += command.wire
-    if verb.holds:
+    if verb.holds or (exchange.before is not None and exchange.before[0] is not None and argument is Argument.MAIL):
+        # MAIL within a transaction: whose recipients come next, only the server's reply tells.
         session.hold(exchange)
     session.push(exchange)
 
@@ -135,10 +137,10 @@ def refuse(session: "Session", exchange: Exchange, reply: OwnReply) -> None:
         session.deaf = True
     command = exchange.asked
     if type(command) is Command and type(command.argument) is Chunk:
-        session.incoming = Chunks.swallow(session, exchange, command.argument, reply)
+        session.incoming = Swallowed(session, command.argument.size)
         chunk_follows(session)
-    elif exchange.verb.argument is Argument.MAIL and exchange.transaction is session.transaction:
-        session.transaction = None
+    elif exchange.before is not None:
+        session.transaction, session.incoming = exchange.before
     session.push(exchange)
 
 
@@ -202,6 +204,7 @@ def _count_malformed(session: "Session", exchange: Exchange, anomaly: str) -> No
 
 def _asked_reset(session: "Session", exchange: Exchange, command: Command) -> bool:
     """RSET and a new hello take the transaction back (RFC 5321 §4.1.1.5, §4.1.4)."""
+    exchange.before = session.transaction, session.incoming
     session.transaction = None
     session.incoming = None
     return False
@@ -223,9 +226,12 @@ def _asked_rcpt(session: "Session", exchange: Exchange, command: Command) -> boo
 
 def _asked_data(session: "Session", exchange: Exchange, command: Command) -> bool:
     """How deep the content is looked into decides who answers DATA (architecture §7)."""
-    transaction = session.transaction
-    if transaction is None:
-        return False
+    if isinstance(session.incoming, Chunks) and session.incoming.held:
+        exchange.action = "answer"  # the server has not seen the BDAT that was told 250 here: it can't say this itself
+        refuse(session, exchange, say.MIXED)
+        return True
+    # With no transaction known the server will say 503; should it not, the content is looked at like any other.
+    transaction = exchange.transaction = session.transaction or session.begin_unasked()
     depth = session.judge.depth(transaction)
     if depth is Depth.STREAM:
         return False

@@ -1,4 +1,4 @@
-"""Content on its way through a session: one mail by DATA (`Incoming`), or by BDAT (`Chunks`).
+"""Content on its way through a session: what all of it has in common, and one mail by DATA (`Incoming`).
 
 How deep it is looked into is asked of the judge when it begins (architecture §7) and decides when the server hears of
 it:
@@ -14,7 +14,8 @@ The rules, whatever the depth:
    taken back; before our own DATA was sent, RSET takes the transaction back and the session lives on.
 2. What is refused is read on to its end and thrown away, up to a bound: stopping early would turn it into commands.
 3. 250 to an end of data is told only after the server's own 250 to that end of data.
-4. The octets of a chunk are taken whatever becomes of its BDAT, because they are already on their way.
+
+One mail by BDAT is in chunks.py; the rules are the same.
 """
 
 import hashlib
@@ -31,7 +32,6 @@ from smtpproxy.smtp.commands import Command, parse_command
 from smtpproxy.smtp.readers import Content, stuffed
 from smtpproxy.smtp.registry.verbs import END, VERBS
 from smtpproxy.smtp.replies import OwnReply, Reply
-from smtpproxy.smtp.values import Chunk
 
 if TYPE_CHECKING:
     from smtpproxy.session.session import Session
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PIECE: Final = 262_144  # octets of held-back content given to the server at a time
 
 
-def _ours(line: bytes) -> Command:
+def ours(line: bytes) -> Command:
     command = parse_command(line)
     if not isinstance(command, Command):
         raise AssertionError(line)
@@ -58,7 +58,7 @@ class Way(Enum):
     __hash__ = object.__hash__
 
 
-class _Inspected:
+class Inspected:
     """What DATA and BDAT have in common: counting, holding back, judging, refusing."""
 
     def __init__(self, session: "Session", transaction: Transaction, depth: Depth) -> None:
@@ -77,7 +77,6 @@ class _Inspected:
         self._held = bytearray()  # HEADER: the header section so far, and what came with its end
         self._spool: Any = None
         self._max = session.judge.max_size(session)
-        self._swallowed = 0
 
     def finish(self) -> None:
         """All of the content has come."""
@@ -100,18 +99,12 @@ class _Inspected:
     def take_back(self) -> None:
         """See to it that what the server has of the mail never completes."""
 
-    def swallowed(self, octets: int) -> None:
-        """Count what is thrown away: there is an end to that too."""
-        self._swallowed += octets
-        if self._swallowed > self.session.limits.swallow:
-            self.session.client_violated("swallow-limit", f"over {self.session.limits.swallow} octets", say.TOO_BIG)
-
     def count(self, plain: bytes) -> bool:
         """Count and digest a piece, refused or not; False where it goes nowhere (any more)."""
         self.transaction.size += len(plain)
         self._digest.update(plain)
         if self.way is Way.SWALLOW:
-            self.swallowed(len(plain))
+            self.session.swallow(len(plain))
             return False
         if self._max and self.transaction.size > self._max:
             self.refuse(say.TOO_BIG, "over-size", rule=self.session.judge.owner(b"SIZE"))
@@ -190,12 +183,8 @@ class _Inspected:
         exchange.octets = self.transaction.size
         exchange.closes = exchange.closes or self.hangup
 
-    def remains(self) -> "Chunks | None":
-        """What stays of it when its octets are over."""
-        return None
 
-
-class Incoming(_Inspected):
+class Incoming(Inspected):
     """One mail by DATA."""
 
     def __init__(self, session: "Session", transaction: Transaction, depth: Depth) -> None:
@@ -261,6 +250,9 @@ class Incoming(_Inspected):
             exchange.sent = RSET
             self.session.to_server += RSET.wire
 
+    def remains(self) -> None:
+        """Nothing stays of it when its end has come."""
+
     def answered(self, reply: Reply) -> None:
         """The server's reply to our own DATA."""
         session = self.session
@@ -315,139 +307,6 @@ class Incoming(_Inspected):
             self.reset = True
 
 
-class Chunks(_Inspected):
-    """One mail by BDAT, over all its chunks. Between chunks it stays with the session."""
-
-    def __init__(self, session: "Session", transaction: Transaction, depth: Depth) -> None:
-        super().__init__(session, transaction, depth)
-        self.exchange: Exchange | None = None
-        self.left = 0
-        self._last = False
-        self._size = 0  # of this chunk
-
-    @classmethod
-    def swallow(cls, session: "Session", exchange: Exchange, chunk: Chunk, reply: OwnReply) -> "Chunks":
-        """A chunk whose BDAT is refused: taken, and thrown away. What was begun before it is not touched."""
-        transaction = exchange.transaction or Transaction(0, session.null_path, ())
-        chunks = cls(session, transaction, Depth.STREAM)
-        chunks.way = Way.SWALLOW
-        chunks.reply = reply
-        chunks.exchange = exchange
-        chunks.left = chunk.size
-        chunks.over = chunk.size == 0
-        chunks._kept_by = session.incoming if isinstance(session.incoming, Chunks) else None
-        return chunks
-
-    _kept_by: "Chunks | None" = None
-
-    def begin(self, exchange: Exchange, command: Command) -> None:
-        """A BDAT that may go on."""
-        session = self.session
-        size, self._last = command.argument
-        self.exchange = exchange
-        self.left = self._size = size
-        self.over = size == 0
-        exchange.octets = size
-        if self.way is Way.PASSING and self._max and self.transaction.size + size > self._max:
-            self.refuse(say.TOO_BIG, "over-size", rule=session.judge.owner(b"SIZE"))
-        if self.way is Way.PASSING:
-            exchange.sent = command
-            session.to_server += command.wire
-        elif self.way is Way.SWALLOW:
-            self._tell_refusal(exchange)
-        session.push(exchange)
-        if size == 0:
-            self._chunk_over()
-
-    def _tell_refusal(self, exchange: Exchange) -> None:
-        self.mark(exchange)
-        exchange.octets = self._size
-        if self.action == "discard" and not self._last:
-            exchange.told = say.CHUNK_HELD
-            return
-        exchange.told = self.reply
-        if self.reset and not self.session.server_gone:
-            self.reset = False
-            exchange.sent = RSET
-            self.session.to_server += RSET.wire
-
-    def take(self, data: bytes, start: int) -> int:
-        """The chunk's octets in `data` from `start`; gives where the rest begins."""
-        end = min(len(data), start + self.left)
-        piece = data if start == 0 and end == len(data) else data[start:end]
-        self.left -= len(piece)
-        if self.count(piece):
-            if self.way is Way.PASSING:
-                self.session.to_server += piece
-            elif self.hold(piece) and self.judge_header():
-                self._release(self.left)
-        if self.way is Way.SWALLOW and self.exchange is not None and self._undecided:
-            self._tell_refusal(self.exchange)
-            self.session.settle()
-        if self.left == 0:
-            self.over = True
-            self._chunk_over()
-        return end
-
-    @property
-    def _undecided(self) -> bool:
-        return self.exchange is not None and self.exchange.sent is None and self.exchange.told is None
-
-    def _release(self, more: int) -> None:
-        """HEADER: judged and passed. What is held goes as a chunk of our own, together with the rest of this one."""
-        self._send(bytes(self._held), more, last=self._last)
-        self._held.clear()
-
-    def _send(self, octets: bytes, more: int, *, last: bool) -> None:
-        exchange = self.exchange
-        if exchange is None:
-            raise AssertionError("a chunk without its BDAT")
-        command = _ours(b"BDAT %d%s\r\n" % (len(octets) + more, b" LAST" if last else b""))
-        exchange.sent = command
-        self.mark(exchange)
-        self.way = Way.PASSING
-        self.session.to_server += command.wire + octets
-
-    def _chunk_over(self) -> None:
-        session, exchange = self.session, self.exchange
-        if exchange is not None and self._undecided:
-            if not self._last:
-                exchange.told = say.CHUNK_HELD
-                exchange.action = "answer"
-            elif self.way is Way.HEADER:
-                if self.judge_header():
-                    self._release(0)
-                else:
-                    self._tell_refusal(exchange)
-            elif self.way is Way.WHOLE:
-                if self.judge_content():
-                    self._send(self._spool.read(), 0, last=True)
-                    self._spool.close()
-                else:
-                    self._tell_refusal(exchange)
-            session.settle()
-        if self._last:
-            self.finish()
-            if session.transaction is self.transaction:
-                session.transaction = None
-
-    def remains(self) -> "Chunks | None":
-        """Between chunks the mail stays; a refused BDAT leaves what was there before it."""
-        if self._kept_by is not None or self.exchange is None:
-            return self._kept_by
-        return None if self._last else self
-
-    def refill(self) -> None:
-        """Chunks are given to the server as they come."""
-
-    def take_back(self) -> None:
-        """The server gets RSET in place of the chunk that is refused (RFC 3030 §2: that ends the sequence)."""
-        if self.way is Way.PASSING and self.left != self._size:
-            self.session.abort_server()
-        else:
-            self.reset = True
-
-
-DATA: Final = _ours(b"DATA\r\n")
-RSET: Final = _ours(b"RSET\r\n")
-NOOP: Final = _ours(b"NOOP\r\n")
+DATA: Final = ours(b"DATA\r\n")
+RSET: Final = ours(b"RSET\r\n")
+NOOP: Final = ours(b"NOOP\r\n")

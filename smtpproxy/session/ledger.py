@@ -32,6 +32,7 @@ class Exchange:
         "anomalies",
         "asked",
         "asked_at",
+        "before",
         "closes",
         "conclude",
         "due",
@@ -66,6 +67,7 @@ class Exchange:
         self.noise = b""
         self.lost = False  # the server will not reply any more
         self.replies_before: tuple[Reply, ...] = ()  # told already, where one command gets several
+        self.before: Any = None  # transaction and content before it, should the server not do what was asked
         self.subject: Any = None  # what its reply is about: a Recipient, a Depth, an Incoming
 
     @property

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from smtpproxy.session.content import Chunks, Incoming
+from smtpproxy.session.chunks import Chunks
+from smtpproxy.session.content import Incoming
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
 from smtpproxy.session.state import Recipient, Transaction
@@ -16,7 +17,7 @@ from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
-from smtpproxy.smtp.registry.rows import Framing, Verb
+from smtpproxy.smtp.registry.rows import Argument, Framing, Verb
 from smtpproxy.smtp.replies import OwnReply, Reply, multiline
 
 if TYPE_CHECKING:
@@ -30,8 +31,17 @@ def _done(exchange: Exchange) -> bool:
     return exchange.got is not None and exchange.got.digit == 2 and not exchange.lost
 
 
+def _undo(session: "Session", exchange: Exchange) -> None:
+    """The server did not do what was taken for done as asked: the transaction is what it was before."""
+    if exchange.before is not None and not exchange.lost:
+        as_asked = exchange.transaction if exchange.verb.argument is Argument.MAIL else None
+        if session.transaction is as_asked:
+            session.transaction, session.incoming = exchange.before
+
+
 def _replied_hello(session: "Session", exchange: Exchange) -> None:
     if not _done(exchange) or not isinstance(exchange.asked, Command):
+        _undo(session, exchange)
         return
     got, told = exchange.got, exchange.told
     esmtp = exchange.verb.name != "HELO"
@@ -49,6 +59,8 @@ def _replied_mail(session: "Session", exchange: Exchange) -> None:
         exchange.transaction.begun = True
         session.begun = exchange.transaction
         session.note(Kind.BEGIN, exchange.transaction)
+    else:
+        _undo(session, exchange)
 
 
 def _replied_rcpt(session: "Session", exchange: Exchange) -> None:
@@ -57,8 +69,12 @@ def _replied_rcpt(session: "Session", exchange: Exchange) -> None:
 
 
 def _replied_rset(session: "Session", exchange: Exchange) -> None:
-    if _done(exchange) and exchange.asked is not None:
+    if exchange.asked is None:
+        return
+    if _done(exchange):
         _abandon(session, "RSET")
+    else:
+        _undo(session, exchange)
 
 
 def _abandon(session: "Session", why: str) -> None:

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 from smtpproxy.session import closing, outcomes
-from smtpproxy.session.content import Chunks, Incoming
+from smtpproxy.session.chunks import Chunks, Swallowed
+from smtpproxy.session.content import Incoming
 from smtpproxy.session.effects import Effect, StartTLS
 from smtpproxy.session.ledger import Exchange, Ledger
 from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
@@ -91,11 +92,11 @@ class Session:
         self.committed: Transaction | None = None  # the last one: what the client may not have heard of
         self.mechanism = b""  # of the AUTH under way
         self._goodbye = False
-        self.null_path = Path(b"", b"")
+        self._swallowed = 0  # octets read and thrown away
         self.farewell: Exchange | None = None  # told behind the next exchange, then both links close
         self._reader = ReplyReader(limits.reply_line, limits.reply_lines)
         self._securing: tuple[Exchange, Reply] | None = None  # a TLS command and the server's 220 to it
-        self.incoming: Incoming | Chunks | None = None
+        self.incoming: Incoming | Chunks | Swallowed | None = None
         self.reading = Reading(self)
         greeting = Exchange(GREETING, GREETING, clock())
         greeting.sent = GREETING
@@ -431,6 +432,12 @@ class Session:
     def client_violated(self, anomaly: str, why: str, reply: OwnReply | None = None) -> None:
         """The client broke framing."""
         closing.client_violated(self, anomaly, why, reply)
+
+    def swallow(self, octets: int) -> None:
+        """Count what is thrown away in this session: there is an end to that too."""
+        self._swallowed += octets
+        if self._swallowed > self.limits.swallow:
+            self.client_violated("swallow-limit", f"over {self.limits.swallow} octets", say.TOO_BIG_TO_SWALLOW)
 
     def expect_noise(self) -> None:
         """VERB was accepted: lines of code 0yz may come before replies."""

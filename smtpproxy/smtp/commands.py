@@ -22,7 +22,7 @@ from smtpproxy.smtp.arguments import BAD_ARGUMENT, STRICT, ArgumentError, parse_
 from smtpproxy.smtp.registry.parameters import PARAMETERS
 from smtpproxy.smtp.registry.rows import Argument, Verb
 from smtpproxy.smtp.registry.verbs import SASL, UNKNOWN, VERBS
-from smtpproxy.smtp.values import Mail, Rcpt, Secret, Value
+from smtpproxy.smtp.values import Mail, Rcpt, Secret, Text, Value
 
 UNREADABLE = "500 5.5.2 Syntax error, command unrecognized"
 BAD_CHUNK = "521 5.5.4 Syntax error in BDAT, closing connection"
@@ -147,17 +147,21 @@ def _parse_slowly(line: bytes) -> Command | Malformed:
         value, canonical, names = parse_argument(verb.argument, text)
     except ArgumentError as error:
         return _malformed(verb, error.why, error.reply if known else UNREADABLE, line)
+    if verb is UNKNOWN and _guard(line):
+        value = Text(Secret(text if canonical is None else canonical))
+        secret = True
+    else:
+        secret = verb.argument in _SECRET_KINDS
     settled = text if canonical is None else canonical
+    tail = b" " + settled if settled else b""
     if blank and not text:
         names = (leniencies.TRAILING_BLANK,)
     elif blank == b"\t" and settled and leniencies.ODD_SEPARATOR not in names:
         names = (leniencies.ODD_SEPARATOR, *names)
-    tail = b" " + settled if settled else b""
-    wire = line if names and line[len(word) : -2] == tail else capitals + tail + b"\r\n"
-    if not names:
-        wire = line
-    if _guard(line) if verb is UNKNOWN else verb.argument in _SECRET_KINDS:
-        wire, line = Secret(wire), Secret(line)
+    wire = line if line[len(word) : -2] == tail else capitals + tail + b"\r\n"
+    if secret:
+        same, line = wire is line, Secret(line)
+        wire = line if same else Secret(wire)
     return Command(verb, value, line, wire, names)
 
 
@@ -234,10 +238,10 @@ def _spelled(name: str) -> bytes:
 # Mechanisms that are shown in any case; of the others only those that can't be base64.
 _MECHANISMS = frozenset(b"PLAIN LOGIN NTLM GSSAPI EXTERNAL ANONYMOUS XOAUTH2 OAUTHBEARER CRAM-MD5".split())
 
-# Behind these words a line that nobody could parse is hidden: our verbs and parameters, and two of POP and IMAP.
+# Behind these words a line that nobody could parse is hidden: our verbs and parameters; and two of POP and IMAP.
 _SECRET_PARAMETERS = {row.keyword for row in PARAMETERS.values() if row.secret}
 _SECRET_WORDS = sorted(
-    {verb.name for verb in VERBS.values() if verb.argument in _SECRET_KINDS} | _SECRET_PARAMETERS | {"PASS", "LOGIN"},
+    {verb.name for verb in VERBS.values() if verb.argument in _SECRET_KINDS} | _SECRET_PARAMETERS,
     key=len,
     reverse=True,
 )
@@ -245,8 +249,9 @@ _SECRET_PARAMETER = re.compile(
     rb"([ \t](?:" + "|".join(sorted(_SECRET_PARAMETERS)).encode("ascii") + rb")=)([^ \t]*+)", re.IGNORECASE
 ).sub
 _SPELLED = rb"(?:" + rb"|".join([_spelled(word) for word in _SECRET_WORDS]) + rb")"
+_ANY = rb"(?:" + _SPELLED + rb"|PASS|LOGIN)"
 _SECRET_FIRST = re.compile(rb"[^A-Za-z0-9]*+" + _SPELLED, re.IGNORECASE).match
-_SECRET_WITHIN = re.compile(rb".*?(?<![A-Za-z0-9])" + _SPELLED + rb"(?![A-Za-z0-9])", re.IGNORECASE | re.DOTALL).match
+_SECRET_WITHIN = re.compile(rb".*?(?<![A-Za-z0-9])" + _ANY + rb"(?![A-Za-z0-9])", re.IGNORECASE | re.DOTALL).match
 _UNREADABLE_WORD = re.compile(rb"[ \t]*+[!-~]*+(?=[^ -~\t])").match
 _BASE64 = re.compile(abnf.BASE64).fullmatch
 _NO_OCTETS = re.compile(rb"").match

@@ -33,7 +33,7 @@ def told(loaded: Loaded) -> list[str]:
 
 def one(tmp_path: Path, extension: str, then: str) -> ExtensionRule:
     loaded = load(tmp_path, rule("x", extension, then))
-    assert loaded.problems == ()
+    assert loaded.ok, loaded.problems
     (only,) = loaded.rules
     return only
 
@@ -199,8 +199,25 @@ def test_mistakes(tmp_path: Path, text: str, problem: str) -> None:
 
 @pytest.mark.parametrize(
     "extension",
-    ["DATA", "CHUNKING", "BDAT", "XEXCH50", "MAIL", "SOML", "RCPT", "RSET", "EHLO", "AUTH", "STARTTLS", "ATRN", "TURN"]
-    + ["BURL", "XCLIENT", "LHLO", "X-ADAT"],
+    [
+        "DATA",
+        "CHUNKING",
+        "BDAT",
+        "XEXCH50",
+        "MAIL",
+        "SOML",
+        "RCPT",
+        "RSET",
+        "EHLO",
+        "AUTH",
+        "STARTTLS",
+        "ATRN",
+        "TURN",
+        "BURL",
+        "XCLIENT",
+        "LHLO",
+        "X-ADAT",
+    ],
 )
 def test_success_may_not_be_told_where_the_server_has_to_keep_it(tmp_path: Path, extension: str) -> None:
     (problem,) = load(tmp_path, rule("x", extension, '{ answer = "250 2.0.0 Ok" }')).problems
@@ -374,4 +391,4 @@ def test_the_documentation_tells_the_truth(tmp_path: Path) -> None:
     assert loaded.ok
     assert "etrn-for-branch-office" in names(loaded)
     assert "size-25m" not in names(loaded)
-    assert loaded.problems == ()  # strip-xexch50 is the shipped rule, word for word
+    assert [problem.where for problem in loaded.problems] == ['rule 1 "strip-xexch50"']  # as shipped

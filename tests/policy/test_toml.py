@@ -49,7 +49,7 @@ PLACES: tuple[tuple[KeyPath, tuple[int, int], tuple[int, int]], ...] = (
     (("limits",), (5, 2), (5, 1)),
     (("limits", "recipients"), (6, 1), (6, 14)),
     (("limits", "quoted A"), (7, 1), (7, 1)),  # escapes are read as TOML reads them
-    (("limits", "quoted A", "inner"), (7, 18), (7, 26)),
+    (("limits", "quoted A", "inner"), (7, 19), (7, 27)),
     (("rule", 0), (8, 3), (8, 1)),
     (("rule", 0, "name"), (9, 1), (9, 8)),
     (("rule", 0, "then"), (10, 1), (10, 8)),

@@ -1,4 +1,4 @@
-"""Command lines: what is a command, what is forwarded, and what a record shows; C01–C52 and E01–E35 of the catalogue."""
+"""Command lines: what is a command, what is forwarded, and what a record shows; C01–C52 and E01–E35."""
 
 import re
 from time import perf_counter
@@ -345,7 +345,7 @@ def test_every_argument_has_a_strategy() -> None:
     assert set(VALUES) == set(Argument)
 
 
-@pytest.mark.parametrize("verb", list(VERBS.values()), ids=list(VERBS))
+@pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.name)
 @settings(max_examples=40)
 @given(data=st.data())
 def test_there_and_back(verb: Verb, data: st.DataObject) -> None:
@@ -385,7 +385,7 @@ def test_garbage(verb: bytes, rest: list[bytes], before: bytes) -> None:
         assert re.fullmatch(r"5[0-9]{2} 5\.[0-9]\.[0-9] [ -~]+", parsed.reply)
         return
     wire = bytes(parsed.wire)
-    assert re.fullmatch(rb"[A-Za-z0-9][A-Za-z0-9-]*(?: [!-~\x80-\xff]|[!-~\x80-\xff]| (?! ))*\r\n", wire)
+    assert re.fullmatch(rb"[A-Za-z0-9][A-Za-z0-9-]*+(?: [!-~\x80-\xff][ -~\x80-\xff]*+)?\r\n", wire)
     assert not wire.endswith(b" \r\n")
     wire.decode("utf-8")
     again = command(wire)
@@ -438,7 +438,7 @@ def test_parse_argument_agrees_with_parse_command() -> None:
         (b"AUTH c2VjcmV0", "AUTH <8 octets>"),  # base64 in the mechanism's place
         (b"MAIL FROM:<a@b> AUTH=joe@b SIZE=1", "MAIL FROM:<a@b> AUTH=<5 octets> SIZE=1"),
         (b"MAIL FROM:<a@b> auth=joe@b", "MAIL FROM:<a@b> auth=<5 octets>"),
-        (b"BURL imap://a@b/c;urlauth=d LAST", "BURL <23 octets> LAST"),
+        (b"BURL imap://a@b/c;urlauth=d LAST", "BURL <22 octets> LAST"),
         (b"WIZ open sesame", "WIZ <11 octets>"),
         (b"WIZ", "WIZ"),
         (b"FOO bar", "FOO bar"),
@@ -563,11 +563,9 @@ def test_a_line_cut_off_is_not_shown() -> None:
 
 
 def test_what_is_no_secret_is_shown() -> None:
-    """An author, a base and a wizard are none."""
-    for line in (b"RCPT TO:<author@b", b"VRFY wizard", b"FOO authors", b"STATUS", b"password", b"FOO pass-through"):
-        shown = describe(parse_command(line + b"\r\n"))
-        if b"pass-through" not in line:
-            assert shown == line.decode()
+    """An author, a wizard and a password are none."""
+    for line in (b"RCPT TO:<author@b", b"VRFY wizard", b"FOO authors", b"STATUS", b"password"):
+        assert describe(parse_command(line + b"\r\n")) == line.decode()
 
 
 # --- speed ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,297 @@
+"""From what crossed the wires to strips: what was passed, stripped, refused, rewritten, and why.
+
+The why is never written here: a rule's own `why`, the registry's where no rule decided, an anomaly's sentence from the
+catalogue.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from smtpproxy.demo.show import Strip
+from smtpproxy.demo.wire import Record, Row, Turn, What, text
+from smtpproxy.policy.judge import Judge
+from smtpproxy.smtp.anomalies import ANOMALIES
+from smtpproxy.smtp.registry.extensions import EXTENSIONS
+from smtpproxy.smtp.registry.verbs import VERBS
+
+FOLD = 5  # lines of content that are shown
+_LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)")
+_BREAKS = {b"\n": "␊", b"\r": "␍"}  # what is not a line end in mail, made visible
+_BY_DIGIT = {b"2": "yes", b"3": "go-on", b"4": "no", b"5": "no"}
+_NO_RULE = "no rule and no registry knows it, and what can't be read can't be inspected"
+
+
+def lines(octets: bytes) -> list[tuple[str, int]]:
+    """The lines with their octets; a line that ends in CR or LF alone says so."""
+    found = [(text(m[1]) + _BREAKS.get(m[2], ""), len(m[0])) for m in _LINE.finditer(octets)]
+    return found if found and found[-1][1] else found[:-1]
+
+
+def _replies(reply: bytes) -> list[str]:
+    return [line for line, _ in lines(reply)]
+
+
+def _style(reply: bytes) -> str:
+    return _BY_DIGIT.get(reply[:1], "")
+
+
+class Teller:
+    """Makes strips of rows, and keeps count of what was done."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._why = {rule.name: rule.why for rule in judge.rules}
+        self.done: dict[str, list[str]] = {"stripped": [], "refused": [], "answered": [], "rewritten": []}
+        self.counts: Counter[str] = Counter()
+
+    def tell(self, rows: Sequence[Row], *, fold: bool = True) -> Iterator[Strip]:
+        """The rows; what came in one segment stands together, and its replies behind it."""
+        for _, together in itertools.groupby(rows, lambda row: row.client.segment if row.client else -id(row)):
+            group = list(together)
+            if group[0].record["kind"] != "exchange":
+                yield from self._followed([row.record for row in group])
+                continue
+            asked = [strip for row in group for strip in self._asked(row, fold)]
+            yield from _bracketed(asked) if len(group) > 1 else asked
+            for row in group:
+                self.counts["commands"] += row.client is not None and row.client.what is What.COMMAND
+                yield from self._told(row, in_group=len(group) > 1)
+                yield from self._followed(row.after)
+
+    # ------------------------------------------------------------------------------------------------------ asked
+
+    def _asked(self, row: Row, fold: bool) -> Iterator[Strip]:
+        client, server = row.client, row.server
+        if row.record["verb"] == "GREETING":
+            return
+        if client is None:
+            if server is not None:
+                yield Strip("", text(server.line), "smtpproxy's own command", "answered")
+            return
+        if client.what is What.CONTENT:
+            yield from self._content(row, client, server, fold)
+            return
+        left = self._line(row, client)
+        right = text(server.line) if server is not None else ""
+        words, style = "", ""
+        if server is None:
+            words, style = self._answered(row)
+        elif server.octets != client.octets:
+            words, style = self._changed(row)
+        yield Strip(left, right, words, style)
+        if client.chunk:
+            yield from _chunk(client, server)
+
+    @staticmethod
+    def _line(row: Row, client: Turn) -> str:
+        """A log-in is shown as the record has it: without the secret."""
+        secret = client.verb == b"AUTH" or row.record["verb"] in ("AUTH", "SASL")
+        return str(row.record["asked"]) if secret else text(client.octets.removesuffix(b"\r\n"))
+
+    def _content(self, row: Row, client: Turn, server: Turn | None, fold: bool) -> Iterator[Strip]:
+        left, right = lines(client.octets), lines(server.octets) if server is not None else []
+        if len(left) == len(right):
+            changed = {at for at in range(len(left)) if left[at][0] != right[at][0]}
+            keep = changed | {0, 1, 2, len(left) - 1} if fold and len(left) > FOLD else set(range(len(left)))
+            for at, hidden in _folded(len(left), keep):
+                if hidden:
+                    folded = _hidden(left[at : at + hidden])
+                    yield Strip(folded, folded, client_style="dim", server_style="dim")
+                    continue
+                words = ""
+                if at in changed:
+                    words = "✎ LF alone becomes CRLF" if left[at][0].endswith("␊") else "✎ a line of content"
+                    if right[at][0] == "." + left[at][0]:
+                        words = "✎ a dot of content: it is given the second dot that says so"
+                mark = "no" if left[at][0][-1:] in ("␊", "␍") else ""
+                yield Strip(left[at][0], right[at][0], words, "rewritten", client_style=mark)
+        else:
+            yield from _side_by_side(left, right)
+        if row.record["action"] != "pass":
+            yield Strip("", "", *self._answered(row))
+        elif row.record.get("anomalies"):
+            self.done["rewritten"].append("CR or LF alone in content")
+            yield Strip("", "", *self._changed(row))
+
+    def _answered(self, row: Row) -> tuple[str, str]:
+        """Why the server was not asked."""
+        record = row.record
+        name = row.client.verb.decode("ascii", "replace") if row.client is not None else record["verb"]
+        rule = record.get("rule", "")
+        why = self._why.get(rule, "")
+        if not why and rule == "default" and name.encode() in VERBS:
+            why = VERBS[name.encode()].why
+        anomalies = _sentences(record.get("anomalies", ()))
+        kind = "refused" if row.refused else "answered"
+        self.done[kind].append(str(record["asked"]))
+        mark = "✗ refused" if row.refused else "◆ answered here"
+        by = f" by {rule}" if rule and rule != "default" else ""
+        return " ".join(
+            part for part in (f"{mark}{by}:" if why or anomalies else f"{mark}{by}", why, anomalies) if part
+        ), kind
+
+    def _changed(self, row: Row) -> tuple[str, str]:
+        """Why the server was asked something else."""
+        if row.record["action"] == "answer":
+            words, style = self._answered(row)
+            return words + " The server is told to forget the mail instead.", style
+        rule = row.record.get("rule", "")
+        why = self._why.get(rule, "")
+        sentence = _sentences(row.record.get("anomalies", ()))
+        return " ".join(part for part in ("✎", f"{rule}: {why}" if why else "", sentence) if part), "rewritten"
+
+    # ------------------------------------------------------------------------------------------------------- told
+
+    def _told(self, row: Row, *, in_group: bool) -> Iterator[Strip]:
+        client, server = row.client, row.server
+        left = client.reply if client is not None else b""
+        if client is None and row.record.get("told"):
+            left = str(row.record["told"]).encode()
+        right = server.reply if server is not None else b""
+        told, got = _replies(left), _replies(right)
+        looks = {"client_style": _style(left), "server_style": _style(right), "forth": False}
+        if row.record["verb"] in ("EHLO", "LHLO") and left and right and left != right and left[:1] == b"2":
+            yield from self._hello(told, got, row)
+        elif left == right:
+            for line in told:
+                yield Strip(line, line, "", "", **looks)  # type: ignore[arg-type]
+        elif server is None:
+            for at, line in enumerate(told):
+                own = "◀── our reply, in its turn" if in_group else "◀── our reply"
+                yield Strip(line, "", own if at == 0 else "", "dim", **looks)  # type: ignore[arg-type]
+        else:
+            for at, (a, b) in enumerate(itertools.zip_longest(told, got, fillvalue="")):
+                words = ("◀── our reply" if a else "its reply stays here") if at == 0 else ""
+                yield Strip(a, b, words, "dim", **looks)  # type: ignore[arg-type]
+
+    def _hello(self, told: list[str], got: list[str], row: Row) -> Iterator[Strip]:
+        """The two lists of extensions, keyword by keyword."""
+        left = {line[4:].partition(" ")[0].upper(): line for line in told[1:]}
+        seen: set[str] = set()
+        for at, line in enumerate(got):
+            keyword = line[4:].partition(" ")[0].upper()
+            mine = told[0] if at == 0 else left.get(keyword, "") if keyword not in seen else ""
+            seen.add(keyword)
+            words, style = "", "dim"
+            if not mine:
+                words, style = f"✂ {self._stripped(keyword)}", "stripped"
+                self.done["stripped"].append(keyword)
+            elif mine[4:] != line[4:]:
+                rule = self._judge.owner(keyword.encode())
+                words, style = f"✎ shown smaller by {rule}: {self._why.get(rule, '')}", "rewritten"
+                self.done["rewritten"].append(f"{line[4:]} to {mine[4:]}")
+            look = "" if mine and not words else style if mine else ""
+            yield Strip(
+                mine, line, words, style, forth=False, client_style=look or "yes", server_style="yes" if mine else "no"
+            )
+        sentence = _sentences(name for name in row.record.get("anomalies", ()) if name != "keyword-stripped")
+        if sentence:
+            yield Strip("", "", sentence, "rewritten", forth=False)
+
+    def _stripped(self, keyword: str) -> str:
+        rule = self._judge.owner(keyword.encode())
+        if rule:
+            return f"stripped by {rule}: {self._why.get(rule, '')}"
+        known = EXTENSIONS.get(keyword.encode())
+        return f"stripped: {known.why if known else _NO_RULE}"
+
+    def _followed(self, records: Iterable[Record]) -> Iterator[Strip]:
+        """What is no exchange."""
+        for record in records:
+            if record["kind"] == "tx-commit":
+                self.counts["mails"] += 1
+                digest = record.get("sha256", "")
+                yield Strip("", "", f"✓ on record: {record.get('octets', 0):,} octets, SHA-256 {digest[:12]}…", "ok")
+            elif record["kind"] in ("violation", "note"):
+                sentence = ANOMALIES.get(record.get("anomaly", ""), record.get("anomaly", ""))
+                yield Strip("", "", f"⚠ {sentence}", "refused")
+
+
+# ------------------------------------------------------------------------------------------------------------ content
+
+
+def direct(content: bytes, replies: Sequence[bytes], server: Sequence[Turn]) -> Iterator[Strip]:
+    """The same octets at the client, who means them as one mail, and at a server as it read them, with no proxy."""
+    left = [line for line, _ in lines(content)]
+    mails = 0
+    right: list[tuple[str, str, str]] = []  # line, what became of it, style
+    for turn in server:
+        read = [(line, "", "") for line, _ in lines(turn.octets)]
+        if turn.what is What.CONTENT:
+            mails += 1
+            early = mails == 1
+            read[-1] = (
+                read[-1][0],
+                f"{'⚠' if early else ' '} the server: end of mail {mails}",
+                "danger" if early else "dim",
+            )
+        else:
+            read = [(line, "⚠ the server: a command!", "danger") for line, _, _ in read]
+        right += read
+    for mine, (line, words, style) in itertools.zip_longest(left, right, fillvalue=("", "", "")):
+        mine = mine if isinstance(mine, str) else ""
+        mark = "no" if mine[-1:] in ("␊", "␍") else ""
+        yield Strip(
+            mine, line, words, style or "dim", client_style=mark, server_style="no" if "command" in words else ""
+        )
+    for reply, turn in itertools.zip_longest(replies, server):
+        mine = text(reply.rstrip()) if reply else ""
+        theirs = text(turn.reply.rstrip()) if turn else ""
+        yield Strip(mine, theirs, forth=False, client_style=_style(reply or b""), server_style=_style(reply or b""))
+
+
+def _chunk(client: Turn, server: Turn | None) -> Iterator[Strip]:
+    """A chunk's octets; they pass, or go nowhere."""
+    left = lines(client.chunk)
+    passed = server is not None and server.chunk == client.chunk
+    keep = {0, 1, len(left) - 1} if len(left) > FOLD else set(range(len(left)))
+    for at, hidden in _folded(len(left), keep):
+        line = _hidden(left[at : at + hidden]) if hidden else left[at][0]
+        words = (
+            "" if passed or at else "read to the last octet and thrown away: left unread it would be taken for commands"
+        )
+        yield Strip(line, line if passed else "", words, "dim", client_style="dim", server_style="dim")
+
+
+def _folded(count: int, keep: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The lines to be shown as `(at, 0)`, and the runs of others as `(at, how many)`."""
+    hidden = 0
+    kept = set(keep)
+    for at in range(count):
+        if at in kept:
+            if hidden:
+                yield at - hidden, hidden
+            hidden = 0
+            yield at, 0
+        else:
+            hidden += 1
+    if hidden:
+        yield count - hidden, hidden
+
+
+def _hidden(some: Sequence[tuple[str, int]]) -> str:
+    if len(some) == 1:
+        return some[0][0]
+    return f"… {len(some):,} lines, {sum(size for _, size in some):,} octets"
+
+
+def _side_by_side(left: Sequence[tuple[str, int]], right: Sequence[tuple[str, int]]) -> Iterator[Strip]:
+    for mine, theirs in itertools.zip_longest(_short(left), _short(right), fillvalue=""):
+        yield Strip(mine, theirs, client_style="dim", server_style="dim", apart=True)
+
+
+def _short(some: Sequence[tuple[str, int]]) -> list[str]:
+    keep = {0, 1, 2, len(some) - 1} if len(some) > FOLD else set(range(len(some)))
+    return [_hidden(some[at : at + hidden]) if hidden else some[at][0] for at, hidden in _folded(len(some), keep)]
+
+
+def _bracketed(strips: Sequence[Strip]) -> Iterator[Strip]:
+    last = max((at for at, strip in enumerate(strips) if strip.client), default=0)
+    for at, strip in enumerate(strips):
+        yield strip._replace(bracket="┌" if at == 0 else "└" if at == last else "│" if at < last else "")
+
+
+def _sentences(anomalies: Iterable[str]) -> str:
+    return " ".join(ANOMALIES.get(name, name) for name in dict.fromkeys(anomalies))

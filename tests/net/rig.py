@@ -1,0 +1,356 @@
+"""A proxy on real sockets between a client and a server that are driven by hand.
+
+`Rig` is what the service is made of (reactor, listener, audit file), without the service: no sweep runs, so time passes
+only where a test says so (`rig.wait(300)`), and nothing sleeps. Every wait has a deadline; ports are the kernel's.
+"""
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from smtpproxy.audit.log import AuditLog, open_file
+from smtpproxy.config import ListenerConfig, parse_endpoint
+from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets
+from smtpproxy.net.reactor import Reactor
+from smtpproxy.net.relay import Relay
+from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
+from smtpproxy.session.session import Session
+from smtpproxy.session.verdicts import Judge, PassAll
+
+DEADLINE = 5.0
+OPEN = PassAll()
+EHLO_REPLY = b"250-mx.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 CHUNKING\r\n"
+ENVELOPE = b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\n"
+_RESET = struct.pack("ii", 1, 0)
+
+
+class End:
+    """One end of a connection: a client, or the server's side of one."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self.socket = sock
+        self.received = bytearray()  # what came and was not asked for yet
+
+    @property
+    def name(self) -> str:
+        """Its own address, as the record writes it."""
+        host, port = self.socket.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def send(self, octets: bytes) -> None:
+        """All of it."""
+        view = memoryview(octets)
+        with trio.fail_after(DEADLINE):
+            while view:
+                view = view[await self.socket.send(view) :]
+
+    async def _more(self, size: int = 65_536) -> bool:
+        with trio.fail_after(DEADLINE):
+            data = await self.socket.recv(size)
+        self.received += data
+        return bool(data)
+
+    async def line(self) -> bytes:
+        """One line, with its end; b"" at the end of the connection."""
+        while b"\n" not in self.received:
+            if not await self._more():
+                break
+        line, newline, rest = self.received.partition(b"\n")
+        self.received = rest
+        return bytes(line + newline)
+
+    async def reply(self) -> bytes:
+        """One reply, all its lines."""
+        lines = b""
+        while True:
+            line = await self.line()
+            lines += line
+            if line[3:4] != b"-":
+                return lines
+
+    async def expect(self, octets: bytes) -> None:
+        """These octets come next."""
+        while len(self.received) < len(octets) and octets.startswith(self.received):
+            if not await self._more():
+                break
+        got = bytes(self.received[: len(octets)])
+        assert got == octets
+        del self.received[: len(octets)]
+
+    async def rest(self, size: int = 65_536) -> bytes:
+        """All that still comes, up to the connection's end. ConnectionResetError if that is a reset."""
+        while await self._more(size):
+            pass
+        rest = bytes(self.received)
+        self.received.clear()
+        return rest
+
+    async def ending(self) -> str:
+        """How the connection ends, whatever comes before."""
+        try:
+            await self.rest()
+        except ConnectionResetError:
+            return "reset"
+        return "end"
+
+    async def nothing(self) -> None:
+        """Nothing has come, and what is under way gets its time to."""
+        with trio.move_on_after(0.05):
+            await self._more()
+            raise AssertionError(f"something came: {bytes(self.received)!r}")
+        assert not self.received
+
+    def shut(self) -> None:
+        """Nothing more will be sent."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close in order."""
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close by RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.socket.close()
+
+    # ------------------------------------------------------------------------------------- what conversations share
+
+    async def ask(self, command: bytes, server: "End", answer: bytes) -> None:
+        """A client's command, as the server gets it, and the answer, as the client gets it."""
+        await self.send(command)
+        await server.expect(command)
+        await server.send(answer)
+        await self.expect(answer)
+
+    async def hello(self, server: "End") -> None:
+        """Greeting and EHLO."""
+        await server.send(b"220 mx.example\r\n")
+        await self.expect(b"220 mx.example\r\n")
+        await self.ask(b"EHLO me.example\r\n", server, EHLO_REPLY)
+
+    async def mail(self, server: "End") -> None:
+        """MAIL and RCPT."""
+        await self.ask(ENVELOPE, server, b"250 Ok\r\n250 Ok\r\n")
+
+    async def data(self, server: "End") -> None:
+        """Everything up to the 354."""
+        await self.hello(server)
+        await self.mail(server)
+        await self.ask(b"DATA\r\n", server, b"354 Go\r\n")
+
+
+class Server:
+    """A listening server; `accept` gives its side of each connection."""
+
+    def __init__(self, host: str = "127.0.0.1", *, receive: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family)
+        if receive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, 0))
+        sock.listen(512)
+        self.socket = trio.socket.from_stdlib_socket(sock)
+        self.host, self.port = sock.getsockname()[:2]
+        self.ends: list[End] = []
+
+    @property
+    def address(self) -> tuple[int, Any]:
+        """As a relay is given it."""
+        return self.socket.family, (self.host, self.port)
+
+    async def accept(self) -> End:
+        """The proxy's next connection."""
+        with trio.fail_after(DEADLINE):
+            sock, _ = await self.socket.accept()
+        self.ends.append(End(sock))
+        return self.ends[-1]
+
+    def close(self) -> None:
+        """With all connections."""
+        self.socket.close()
+        for end in self.ends:
+            end.close()
+
+
+def dead_address(host: str = "127.0.0.1") -> tuple[int, Any]:
+    """An address that refuses connections."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.bind((host, 0))
+        return family, sock.getsockname()[:2]
+
+
+class Clock:
+    """The monotonic clock, which a test may put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return time.monotonic() + self.ahead
+
+
+class Rig:
+    """A listener in front of a server."""
+
+    def __init__(
+        self,
+        audit: AuditLog,
+        path: Path | None,
+        *,
+        server: Server | None = None,
+        judge: Judge = OPEN,
+        limits: Limits = LIMITS,
+        patience: Patience = PATIENCE,
+        connections: int = 10_000,
+        per_client: int = 10_000,
+        newlines: str = "normalise",
+        host: str = "127.0.0.1",
+        spool: Callable[[], Any] | None = None,
+    ) -> None:
+        self.judge = judge
+        self.clock = Clock()
+        self.audit = audit
+        self.path = path
+        self.server = server or Server(host)
+        self.reactor = Reactor(audit, self.clock)
+        self.sessions = Sessions(connections=connections, per_client=per_client)
+        name = f"[{self.server.host}]" if ":" in self.server.host else self.server.host
+        config = ListenerConfig.model_validate(
+            {"name": "smtp", "listen": f"[{host}]:0" if ":" in host else f"{host}:0",
+             "server": f"{name}:{self.server.port}", "newlines": newlines}
+        )  # fmt: skip
+        self.destination = Destination(config.server)
+        (sock,) = open_sockets(config.listen)
+        self.address = sock.getsockname()[:2]
+        self.family = sock.family
+        self.listener = Listener(
+            config,
+            sock,
+            self.destination,
+            self.reactor,
+            self.sessions,
+            audit,
+            judge=lambda: self.judge,
+            limits=limits,
+            patience=patience,
+            spool=spool or __import__("io").BytesIO,
+        )
+        self.clients: list[End] = []
+
+    async def connect(self, *, send: int = 0, receive: int = 0) -> End:
+        """A client; `send` and `receive` are sizes of its kernel buffers."""
+        sock = trio.socket.socket(self.family)
+        if send:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send)
+        if receive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        with trio.fail_after(DEADLINE):
+            await sock.connect(self.address)
+        self.clients.append(End(sock))
+        return self.clients[-1]
+
+    async def both(self, *, send: int = 0, receive: int = 0) -> tuple[End, End]:
+        """A client, and the server's side of its session."""
+        client = await self.connect(send=send, receive=receive)
+        return client, await self.server.accept()
+
+    @property
+    def relay(self) -> Relay:
+        """The one session."""
+        (relay,) = self.sessions.relays
+        return relay
+
+    @property
+    def session(self) -> Session:
+        """The one session."""
+        return self.relay.session
+
+    def wait(self, seconds: float) -> None:
+        """So much time passes; then everybody's patience is looked at, as the service does every second."""
+        self.clock.ahead += seconds
+        self.reactor.tick()
+        for relay in tuple(self.sessions.relays):
+            relay.check()
+        self.listener.check()
+        self.reactor.wake()
+
+    def records(self, kind: str = "", **members: Any) -> list[dict[str, Any]]:
+        """What is on record, all of it or what has these members."""
+        assert self.path is not None
+        lines = self.path.read_bytes().splitlines()
+        found = [json.loads(line) for line in lines]
+        return [r for r in found if kind in ("", r["kind"]) and all(r.get(k) == v for k, v in members.items())]
+
+    async def record(self, kind: str, **members: Any) -> dict[str, Any]:
+        """The first such record, as soon as it is there."""
+        await until(lambda: self.records(kind, **members), f"no {kind} {members}")
+        return self.records(kind, **members)[0]
+
+    async def over(self, count: int = 0) -> None:
+        """No more than so many sessions are left."""
+        await until(lambda: len(self.sessions.relays) <= count, "a session does not end")
+        await settled()
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """Sessions that ended by a fault of the proxy."""
+        return self.records("note", anomaly="internal-error") if self.path is not None else []
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.listener.close()
+        for relay in tuple(self.sessions.relays):
+            relay.abandon()
+        self.reactor.close()
+        for client in self.clients:
+            client.close()
+        self.server.close()
+
+
+async def settled() -> None:
+    """What is under way between tasks and the kernel gets its time."""
+    for _ in range(3):
+        await trio.sleep(0.002)
+
+
+async def until(condition: Callable[[], Any], failure: str) -> None:
+    """Wait for a condition nobody tells of."""
+    deadline = trio.current_time() + DEADLINE
+    while not condition():
+        assert trio.current_time() < deadline, failure
+        await trio.sleep(0.001)
+
+
+@asynccontextmanager
+async def rig(folder: Path, *, descriptor: int | None = None, faults: int = 0, **options: Any) -> AsyncIterator[Rig]:
+    """A running rig; its audit is a file of its own in `folder`, or the descriptor given.
+
+    At the end the number of sessions that ended by a fault of the proxy must be `faults`.
+    """
+    path = None if descriptor is not None else folder / f"audit-{os.urandom(4).hex()}.jsonl"
+    fd = descriptor if descriptor is not None else open_file(str(path))
+    audit = AuditLog(fd, wall=lambda at: at)
+    made = Rig(audit, path, **options)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.reactor.run)
+            yield made
+            await settled()
+            nursery.cancel_scope.cancel()
+        audit.flush()
+        assert len(made.faults) == faults, made.faults
+    finally:
+        made.close()
+        os.close(fd)

@@ -1,0 +1,296 @@
+"""The command line: what it prints, where, and with which exit code; and that every --help teaches by example."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from smtpproxy import __version__
+from smtpproxy.cli import _loader, cli
+from smtpproxy.config import Config
+from smtpproxy.policy.judge import Judge
+from smtpproxy.policy.load import load_rules
+
+GOOD = '[[rule]]\nname = "no-dsn"\nwhy = "private"\nextension = "DSN"\nthen = "deny"\n'
+BAD = GOOD.replace('"DSN"', '"DNS"')
+LISTENER = '[[listener]]\nname = "in"\nlisten = "localhost:0"\nserver = "mx.example"\n'
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli, words, prog_name="smtpproxy")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.toml").write_text(GOOD)
+    (tmp_path / "bad.toml").write_text(BAD)
+    (tmp_path / "warn.toml").write_text(GOOD.replace('"DSN"', '"XEXCH50"'))
+    (tmp_path / "smtpproxy.toml").write_text('rules = ["good.toml"]\n' + LISTENER)
+    (tmp_path / "wrong.toml").write_text('rules = ["bad.toml"]\nrulez = 1\n' + LISTENER)
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------------------------------------ help
+
+COMMANDS = ["serve", "check", "explain", "demo", "completion"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_every_help_has_a_paragraph_and_examples(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    _, examples = result.stdout.split("  Examples:\n")
+    assert f"    smtpproxy {' '.join(command)}" in examples
+    assert run(*command, "-h").stdout == result.stdout
+
+
+def test_every_command_is_known_here() -> None:
+    assert sorted(cli.commands) == sorted(COMMANDS)
+
+
+def test_the_examples_name_options_that_exist() -> None:
+    for name in COMMANDS:
+        text = run(name, "--help").stdout
+        examples, options = text.split("Examples:")[1].split("Options:")
+        for option in re.findall(r"(?<!\S)--[a-z-]+", examples):
+            assert option in options
+
+
+def test_the_exit_codes_are_told() -> None:
+    text = run("--help").stdout
+    assert re.findall(r"^    (\d)  ", text, re.MULTILINE) == ["0", "1", "2", "3"]
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"smtpproxy, version {__version__}\n"
+
+
+def test_usage_errors_end_with_2() -> None:
+    assert run("serv").exit_code == run("check", "--nothing").exit_code == run("completion", "csh").exit_code == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom smtpproxy.cli import cli\n"
+        "try: cli(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'trio', 'pydantic', 'structlog', 'tree_sitter', 'smtpproxy.smtp'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- check
+
+
+def test_check_says_ok(site: Path) -> None:
+    shipped = len(load_rules([]).rules)
+    assert run("check").stdout == f"ok: 0 listeners, {shipped} rules\n"
+    assert run("check", "--rules", "good.toml").stdout == f"ok: 0 listeners, {shipped + 1} rules\n"
+    result = run("check", "--config", "smtpproxy.toml")
+    assert (result.exit_code, result.stdout) == (0, f"ok: 1 listener, {shipped + 1} rules\n")
+
+
+def test_check_tells_problems_and_ends_with_2(site: Path) -> None:
+    result = run("check", "--rules", "bad.toml")
+    assert result.exit_code == 2
+    assert result.stdout == (
+        'bad.toml:4:13: rule 1 "no-dsn": extension: "DNS" is not a name that smtpproxy knows (nearest: DSN)\n'
+        '  4 | extension = "DNS"\n'
+        "    |             ^\n"
+    )
+
+
+def test_check_tells_the_problems_of_configuration_and_rules_together(site: Path) -> None:
+    result = run("check", "--config", "wrong.toml", "--rules", "bad.toml")
+    assert result.exit_code == 2
+    assert re.findall(r"^\S+\.toml:\d+:\d+", result.stdout, re.MULTILINE) == ["wrong.toml:2:1", "bad.toml:4:13"]
+
+
+def test_warnings_are_told_and_do_no_harm(site: Path) -> None:
+    result = run("check", "--rules", "warn.toml")
+    assert result.exit_code == 0
+    assert "warn.toml:4:13: warning: " in result.stdout
+    assert "\nok: " in result.stdout
+
+
+def test_a_configuration_without_listener_is_wrong(site: Path) -> None:
+    (site / "empty.toml").write_text("")
+    result = run("check", "--config", "empty.toml")
+    assert result.exit_code == 2
+    assert "nothing to listen on" in result.stdout
+
+
+def test_check_tells_json(site: Path) -> None:
+    result = run("check", "--rules", "bad.toml", "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 2
+    assert (told["ok"], told["listeners"], told["rules"]) == (False, 0, 0)
+    (problem,) = told["problems"]
+    assert (problem["file"], problem["line"], problem["column"]) == ("bad.toml", 4, 13)
+    assert (problem["severity"], problem["nearest"]) == ("error", ["DSN"])
+    assert json.loads(run("check", "--json").stdout)["ok"] is True
+
+
+# --------------------------------------------------------------------------------------------------------- explain
+
+
+def test_explain_tells_names() -> None:
+    result = run("explain", "bdat", "552")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("BDAT (verb)\n")
+    assert "\n\n552 (reply code)\n" in result.stdout
+
+
+def test_explain_lists_names() -> None:
+    lines = run("explain", "--list").stdout.splitlines()
+    assert "AUTH                 verb, keyword, MAIL parameter" in lines
+    told = [json.loads(line) for line in run("explain", "--list", "--json").stdout.splitlines()]
+    assert len(told) == len(lines)
+    assert {"name": "BDAT", "is": "verb"} in told
+
+
+def test_explain_tells_json_an_object_a_line() -> None:
+    told = [json.loads(line) for line in run("explain", "AUTH", "BDAT", "--json").stdout.splitlines()]
+    assert [one["name"] for one in told] == ["AUTH", "BDAT"]
+
+
+def test_an_unknown_name_ends_with_2_and_the_nearest_names() -> None:
+    result = run("explain", "bdta", "AUTH")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("AUTH (verb)")
+    assert result.stderr.startswith("smtpproxy: bdta: not a verb, keyword, parameter or reply code")
+    assert "(nearest: DATA, BDAT)" in result.stderr
+
+
+def test_explain_wants_a_name_or_list() -> None:
+    assert run("explain").exit_code == run("explain", "--list", "BDAT").exit_code == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- serve
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `serve` gives the service, which is not started."""
+    given: dict[str, Any] = {}
+
+    async def not_run(config: Config, load: object) -> int:
+        given.update(config=config, load=load)
+        return 3
+
+    monkeypatch.setattr("smtpproxy.net.service.run", not_run)
+    monkeypatch.setattr("smtpproxy.cli._set_up_log", lambda level, form: given.update(log=(level, form)))
+    return given
+
+
+def test_serve_gives_the_service_what_was_said(site: Path, service: dict[str, Any]) -> None:
+    words = "serve --listen 127.0.0.1:0 --listen [::1]:0 --server mx.example:26 --rules good.toml --audit a.jsonl"
+    result = run(*words.split(), "--newlines", "refuse", "--log-level", "debug")
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "", "")  # the service's own exit code
+    config = service["config"]
+    assert [(one.name, str(one.listen), str(one.server), one.newlines) for one in config.listeners] == [
+        ("smtp-1", "127.0.0.1:0", "mx.example:26", "refuse"),
+        ("smtp-2", "[::1]:0", "mx.example:26", "refuse"),
+    ]
+    assert (config.rules, config.shipped_rules, config.audit.file) == (("good.toml",), True, "a.jsonl")
+    assert service["log"] == ("debug", "text")
+    assert service["load"]().owner(b"DSN") == "no-dsn"
+    assert service["load"]().owner(b"VRFY") == "answer-vrfy"
+
+
+def test_serve_obeys_the_file(site: Path, service: dict[str, Any]) -> None:
+    assert run("serve", "--config", "smtpproxy.toml", "--no-shipped-rules").exit_code == 3
+    assert [one.name for one in service["config"].listeners] == ["in"]
+    judge = service["load"]()
+    assert judge.owner(b"DSN") == "no-dsn"
+    assert judge.owner(b"VRFY") == ""
+
+
+def test_the_number_of_recipients_is_told_to_clients(site: Path, service: dict[str, Any]) -> None:
+    (site / "smtpproxy.toml").write_text(LISTENER + "[limits]\nrecipients = 7\n")
+    run("serve", "--config", "smtpproxy.toml")
+    assert service["load"]()._recipients == 7
+
+
+def test_serve_tells_every_problem_and_ends_with_2(site: Path, service: dict[str, Any]) -> None:
+    result = run("serve", "--listen", "::1", "--rules", "bad.toml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert '--listen: "::1" is not host:port' in result.stderr
+    assert "--listen: server is missing" in result.stderr
+    assert "bad.toml:4:13: " in result.stderr
+    result = run("serve", "--config", "smtpproxy.toml", "--rules", "bad.toml")
+    assert result.exit_code == 2
+    assert "nearest: DSN" in result.stderr
+    assert run("serve").exit_code == run("serve", "--config", "none.toml").exit_code == 2
+    assert service == {}
+
+
+def test_a_warning_does_not_keep_it_from_serving(site: Path, service: dict[str, Any]) -> None:
+    result = run("serve", "--config", "smtpproxy.toml", "--rules", "warn.toml")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("warn.toml:4:13: warning: ")
+
+
+def test_rules_are_read_again_and_bad_ones_are_none(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(rules=("good.toml",))
+    load = _loader(config, load_rules(config.rule_paths))
+    (site / "good.toml").write_text(BAD)
+    first = load()  # the ones that were checked, not read a second time
+    assert isinstance(first, Judge)
+    assert first.owner(b"DSN") == "no-dsn"
+    assert load() is None
+    assert "good.toml:4:13: " in capsys.readouterr().err
+    (site / "good.toml").write_text(GOOD.replace("no-dsn", "again"))
+    again = load()
+    assert again is not None
+    assert again.owner(b"DSN") == "again"
+
+
+# ------------------------------------------------------------------------------------------- the log, demo, completion
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_log_goes_to_standard_error(form: str) -> None:
+    code = (
+        "import structlog\nfrom smtpproxy.cli import _set_up_log\n"
+        f"_set_up_log('warning', {form!r})\nlog = structlog.get_logger()\n"
+        "log.info('quiet')\n"
+        "try: 1 / 0\nexcept ZeroDivisionError as error: log.error('a session failed', session='x', exc_info=error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout == ""
+    assert "quiet" not in result.stderr
+    assert "ZeroDivisionError: division by zero" in result.stderr
+    assert "\x1b" not in result.stderr
+    if form == "json":
+        line = json.loads(result.stderr)
+        assert (line["event"], line["level"], line["session"]) == ("a session failed", "error", "x")
+
+
+def test_demo_is_given_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Module:
+        @staticmethod
+        def run_demo(*, keep: bool) -> int:
+            return 5 if keep else 0
+
+    monkeypatch.setitem(sys.modules, "smtpproxy.demo", Module)
+    assert run("demo").exit_code == 0
+    assert run("demo", "--keep").exit_code == 5
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert "_SMTPPROXY_COMPLETE" in result.stdout
+
+
+def test_names_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"_SMTPPROXY_COMPLETE": "bash_complete", "COMP_WORDS": "smtpproxy explain xex", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(cli, [], prog_name="smtpproxy", env=environment)
+    assert "plain,XEXCH50" in result.stdout

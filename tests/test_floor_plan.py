@@ -1,0 +1,290 @@
+"""The house stands as docs/architecture.md draws it: which way imports go, what a floor may know, where its tests are.
+
+Every import counts: those in functions, those under TYPE_CHECKING and those by `import_module("...")` too. Where a
+test here is in the way of something sensible, change the table it reads, and the drawing.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+PACKAGE = REPO / "smtpproxy"
+
+# Who may import whom, beside its own kind. A name stands for everything under it; "" is everything.
+ARROWS: dict[str, tuple[str, ...]] = {
+    "__init__": (),
+    "smtp": (),
+    "session": ("smtp",),
+    "policy": ("smtp", "session"),
+    "audit": ("smtp", "session"),
+    "tls": ("smtp",),
+    "config": ("session.limits", "policy.toml"),
+    "net": ("smtp", "session", "policy", "audit", "tls", "config"),
+    "explain": ("smtp", "policy"),
+    "docgen": ("smtp", "policy", "explain"),
+    "demo": ("",),
+    "cli": ("",),
+    "__main__": ("cli",),
+}
+
+# The two lowest floors have the standard library without what pyproject.toml bans, there with a reason for each.
+PURE = ("smtp", "session")
+BANNED = frozenset(
+    tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["lint"]["flake8-tidy-imports"][
+        "banned-api"
+    ]
+)
+_FILES_AND_CLOCK = frozenset({"os", "pathlib", "tempfile", "datetime", "time"})
+FORBIDDEN: dict[str, frozenset[str]] = {
+    **dict.fromkeys(PURE, BANNED),
+    "policy": BANNED - _FILES_AND_CLOCK,  # reads rule files
+    "audit": BANNED - _FILES_AND_CLOCK - {"select"},  # writes its file, says when, asks a pipe whether it has room
+    "tls": BANNED - _FILES_AND_CLOCK - {"ssl", "secrets"},  # contexts, keys and serial numbers; no connection
+}
+EVERYWHERE = frozenset({"asyncio", "logging"})
+
+# Floors whose modules each have a test file of their name, tests/<floor>/test_<module>.py; a package inside a floor
+# may have one for all of it. The others, and where they are tested instead:
+TESTED_FLOORS = ("smtp", "session", "policy", "audit", "tls", "net")
+COVERED_BY: dict[str, tuple[str, str]] = {
+    "smtp/errors.py": ("smtp/test_readers.py", "the one exception, raised by every reader"),
+}
+
+LONGEST = 450
+LONGER: dict[str, str] = {}  # file: why it is one piece
+
+
+def _files(*folders: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (REPO / folder).rglob("*.py"))
+
+
+def _name(file: Path) -> str:
+    """smtpproxy/smtp/registry/rows.py → smtp.registry.rows; a package is called by its folder."""
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {_name(file): file for file in _files("smtpproxy")}
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def _report(check: Callable[[str, ast.Module], Iterator[str]]) -> list[str]:
+    """What a check says of every module."""
+    return [f"{file.relative_to(REPO)}:{said}" for name, file in MODULES.items() for said in check(name, _tree(file))]
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that is imported anywhere in the module."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(module=module, names=names):
+                yield from ((node.lineno, f"{module}.{alias.name}") for alias in names)
+            case ast.Call(
+                func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"), args=[first, *_]
+            ):
+                yield node.lineno, str(first.value) if isinstance(first, ast.Constant) else "(an expression)"
+
+
+def _under(name: str, roof: str) -> bool:
+    return roof in ("", name) or name.startswith(roof + ".")
+
+
+def wrong_arrows(name: str, tree: ast.Module) -> Iterator[str]:
+    """The imports of our own modules that the plan does not have."""
+    home = name.split(".")[0]
+    may = (home, *ARROWS.get(home, ()))
+    for line, target in _imports(tree):
+        root, _, inside = target.partition(".")
+        if root != PACKAGE.name:
+            continue
+        while inside not in MODULES and inside:  # a name in a module, perhaps in the package itself: the version
+            inside = inside.rpartition(".")[0]
+        if inside and not any(_under(inside, roof) for roof in may):
+            yield f"{line}: {home} may not import {inside} (only {', '.join(ARROWS.get(home, ())) or 'itself'})"
+
+
+def wrong_knowledge(name: str, tree: ast.Module) -> Iterator[str]:
+    """What a floor imports from outside and must not know."""
+    home = name.split(".")[0]
+    for line, target in _imports(tree):
+        root = target.split(".")[0]
+        if root in FORBIDDEN.get(home, frozenset()) | EVERYWHERE:
+            yield f"{line}: {home} may not import {root}"
+        elif home in PURE and root not in {PACKAGE.name, *sys.stdlib_module_names}:
+            yield f"{line}: {home} may not import {root}: it needs nothing but the standard library"
+        elif home in FORBIDDEN and target == "time.sleep":
+            yield f"{line}: {home} may not sleep"
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="time"), attr="sleep") if home in FORBIDDEN:
+                yield f"{node.lineno}: {home} may not sleep"
+
+
+def side_effects(_name: str, tree: ast.Module) -> Iterator[str]:
+    """Statements that do something when the module is imported."""
+    for node in tree.body:
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                pass
+            case ast.Assign() | ast.AnnAssign() | ast.Expr(value=ast.Constant(value=str())):
+                pass
+            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Compare(left=ast.Name(id="__name__"))):
+                pass
+            case _:
+                yield f"{node.lineno}: a module only defines things: {ast.unparse(node).splitlines()[0]}"
+
+
+def _none(problems: Iterable[str]) -> None:
+    """Fails with all of them, a line each."""
+    if said := "\n".join(problems):
+        pytest.fail(said, pytrace=False)
+
+
+def _problems(check: Callable[[str, ast.Module], Iterator[str]], name: str, source: str) -> int:
+    return len(list(check(name, ast.parse(source))))
+
+
+@pytest.mark.parametrize(
+    ("check", "module", "source", "wrong"),
+    [
+        (wrong_arrows, "smtp.verbs", "from smtpproxy.smtp.values import Path", 0),
+        (wrong_arrows, "smtp.verbs", "import smtpproxy.session.session", 1),
+        (wrong_arrows, "smtp.verbs", "def f():\n    from smtpproxy.session import state", 1),
+        (wrong_arrows, "session.ledger", "if TYPE_CHECKING:\n    from smtpproxy.policy.judge import Judge", 1),
+        (wrong_arrows, "session.ledger", "from smtpproxy import config, net", 2),
+        (
+            wrong_arrows,
+            "session.ledger",
+            "from importlib import import_module\nimport_module('smtpproxy.net.relay')",
+            1,
+        ),
+        (wrong_arrows, "session.ledger", "from smtpproxy import __version__", 0),
+        (wrong_arrows, "audit.lines", "from smtpproxy.policy.rules import Source", 1),
+        (wrong_arrows, "policy.load", "from smtpproxy.audit import log", 1),
+        (wrong_arrows, "policy.load", "from smtpproxy.session.verdicts import PASS", 0),
+        (wrong_arrows, "config", "from smtpproxy.policy.toml import Problem", 0),
+        (wrong_arrows, "config", "from smtpproxy.policy.judge import Judge", 1),
+        (wrong_arrows, "net.relay", "from smtpproxy.cli import main", 1),
+        (wrong_arrows, "unheard_of", "from smtpproxy.smtp import values", 1),
+        (wrong_knowledge, "smtp.verbs", "import re, enum", 0),
+        (wrong_knowledge, "smtp.verbs", "import os.path", 1),
+        (wrong_knowledge, "session.state", "def f():\n    from time import monotonic", 1),
+        (wrong_knowledge, "session.state", "import msgspec", 1),
+        (wrong_knowledge, "audit.log", "import os, msgspec, time", 0),
+        (wrong_knowledge, "audit.log", "import time\ntime.sleep(1)", 1),
+        (wrong_knowledge, "policy.load", "from time import sleep", 1),
+        (wrong_knowledge, "policy.load", "import trio", 1),
+        (wrong_knowledge, "net.relay", "import trio, socket, asyncio", 1),
+        (side_effects, "any", "'text'\nimport re\nA = 1\nB: int = 2\ndef f(): print()\nclass C: pass", 0),
+        (side_effects, "any", "if TYPE_CHECKING:\n    import re\nif __name__ == '__main__':\n    main()", 0),
+        (side_effects, "any", "print()\nfor a in b: c[a] = d\ntry: import x\nexcept E: pass\nif a: b = c\n", 4),
+    ],
+)
+def test_the_checks_see_what_they_look_for(
+    check: Callable[[str, ast.Module], Iterator[str]], module: str, source: str, wrong: int
+) -> None:
+    assert _problems(check, module, source) == wrong
+
+
+def test_no_arrow_goes_up() -> None:
+    _none(_report(wrong_arrows))
+
+
+def test_everything_has_its_place() -> None:
+    """A folder or module that the plan does not have yet: say in ARROWS what it may import."""
+    assert {name.split(".")[0] or "__init__" for name in MODULES} <= set(ARROWS)
+
+
+def test_no_floor_knows_too_much() -> None:
+    assert {"trio", "socket", "ssl", "time", "os", "random", "select", "threading", "subprocess", "structlog"} <= BANNED
+    assert BANNED >= EVERYWHERE
+    _none(_report(wrong_knowledge))
+
+
+@pytest.mark.parametrize(("module", "hears"), [("smtp/x.py", True), ("session/x.py", True), ("net/x.py", False)])
+def test_ruff_says_the_same_at_once(module: str, hears: bool) -> None:
+    """In an editor the ban is heard when the line is written, and only where it holds."""
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "--stdin-filename"]
+    source = '"""Text."""\n\nimport trio\n\nprint(trio)\n'
+    said = subprocess.run(
+        [*command, f"smtpproxy/{module}", "-"], input=source, cwd=REPO, capture_output=True, text=True
+    )
+    assert ("TID251 `trio` is banned: no I/O below the top floor" in said.stdout) is hears, said.stdout + said.stderr
+
+
+def test_importing_a_module_does_nothing() -> None:
+    _none(_report(side_effects))
+
+
+def test_every_module_has_its_tests() -> None:
+    missing = []
+    for file in _files(*(f"smtpproxy/{floor}" for floor in TESTED_FLOORS)):
+        module = file.relative_to(PACKAGE)
+        floor, *inside = module.with_suffix("").parts
+        named = {f"{floor}/test_{'_'.join(inside[: length + 1])}.py" for length in range(len(inside))}
+        elsewhere, _why = COVERED_BY.get(module.as_posix(), ("", ""))
+        if file.name != "__init__.py" and not any((REPO / "tests" / test).is_file() for test in {*named, elsewhere}):
+            missing.append(f"smtpproxy/{module}: no {' or '.join(sorted(named))}")
+    _none(missing)
+    assert not [name for name in COVERED_BY if not (PACKAGE / name).is_file()], "COVERED_BY names what is gone"
+
+
+def test_no_file_is_too_long() -> None:
+    """What wants to be longer is two things. LONGER lists what really is one."""
+    lengths = {
+        file.relative_to(REPO).as_posix(): len(file.read_text(encoding="utf-8").splitlines())
+        for file in _files("smtpproxy", "tests")
+    }
+    long = {name: length for name, length in lengths.items() if length > LONGEST}
+    _none(f"{name}: {length} lines, more than {LONGEST}" for name, length in long.items() if name not in LONGER)
+    _none(f"{name}: is short again, take it out of LONGER" for name in LONGER if name not in long)
+
+
+def test_every_file_says_what_it_is() -> None:
+    files = _files("smtpproxy", "tests")
+    _none(f"{file.relative_to(REPO)}: no docstring" for file in files if not ast.get_docstring(_tree(file)))
+
+
+def test_the_commands_of_the_readme_are_there() -> None:
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"^\s*(?:\$ )?\./(\S+)", readme, re.MULTILINE))
+    assert {"demo", "test"} <= commands
+    assert not [command for command in {*commands, ".ci/run"} if not os.access(REPO / command, os.X_OK)]
+
+
+def _committed() -> list[Path]:
+    """What is in the repository or about to be; in an unpacked release, everything that is not hidden."""
+    git = ["git", "-c", "safe.directory=*", "-C", str(REPO), "ls-files", "-z", "-co", "--exclude-standard"]
+    if (REPO / ".git").exists():
+        names = subprocess.run(git, check=True, capture_output=True, text=True).stdout.split("\0")
+        return [REPO / name for name in names if name and (REPO / name).is_file()]
+    hidden = re.compile(r"/(?:\.(?!ci/)|__pycache__/|dist/|build/)")
+    return [file for file in REPO.rglob("*") if file.is_file() and not hidden.search(f"/{file.relative_to(REPO)}")]
+
+
+def test_no_machine_and_no_registry_is_named() -> None:
+    """The repository works wherever it is cloned, and says nothing of where it was written."""
+    place = re.compile(
+        rb"(?<![\w.~}-])/(?:work|root|home)/[\w.$-]"
+        rb"|pypi\.org|files\.pythonhosted|deb\.debian\.org|registry\.npmjs|registry-1\.docker"
+    )
+    named = [
+        f"{file.relative_to(REPO)}:{number}: {line.decode(errors='replace').strip()}"
+        for file in _committed()
+        if file != Path(__file__).resolve()
+        for number, line in enumerate(file.read_bytes().splitlines(), 1)
+        if place.search(line)
+    ]
+    _none(named)
