@@ -11,43 +11,34 @@ Only what was started here is ended, and everything has a deadline. How to read 
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
-import resource
-import shutil
+import re
 import signal
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from peers import HOST, PATH, PEERS, Peer, Place, find
+from peers import HOST, PEERS, Peer, find
+from programs import BenchError, Started, children_cpu, listening, machine_cpu, sink_command
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PEER = "peer"  # the only directory name within a run
 MIB = 1 << 20
-TICKS = os.sysconf("SC_CLK_TCK")
-CORES = len(os.sched_getaffinity(0))
-GREETING = 20.0  # seconds a peer has to begin
-GOODBYE = 5.0  # seconds it has to end
+CORES = os.cpu_count() or 1
 NOISE = 0.08  # above this a run is made again …
 RETRIES = 2  # … so often
+QUIET = 5.0  # seconds a run waits for a quiet moment
 AUDITED = 1000  # octets of record a mail at the least; fewer, and the record was not kept
 
 Results = dict[str, float]
-
-
-class BenchError(Exception):
-    """A run did not come to its end; the text says why."""
 
 
 class Column(NamedTuple):
@@ -87,129 +78,11 @@ WORKLOADS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------- processes
-
-
-def _stat(pid: str) -> list[str]:
-    """The fields of /proc/pid/stat from the third on; none if the process has ended."""
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-class Started:
-    """A program in a process session of its own: who is in that session belongs to it, whoever its parent is."""
-
-    def __init__(self, argv: Sequence[str], directory: Path) -> None:
-        self.log = directory / "log"
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [find("setpriv") or "setpriv", "--pdeathsig", "KILL", "--", *argv],  # nothing outlives the bench
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=directory,
-                env={**os.environ, "PATH": PATH, "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"},
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """SIGTERM to the program; SIGKILL to who is left of its session."""
-        self.process.terminate()
-        deadline = time.monotonic() + GOODBYE
-        while self.members() and time.monotonic() < deadline:
-            self.process.poll()
-            time.sleep(0.01)
-        for pid in self.members():
-            os.kill(int(pid), signal.SIGKILL)
-        self.process.wait(GOODBYE)
-
-    def members(self) -> dict[str, list[str]]:
-        """Every living process of the session."""
-        found = ((pid, _stat(pid)) for pid in os.listdir("/proc") if pid.isdigit())
-        return {pid: fields for pid, fields in found if fields[3:4] == [str(self.process.pid)] and fields[0] not in "ZX"}
-
-    def cpu(self) -> float:
-        """Seconds of CPU of the session so far, user and system, with the children that have ended."""
-        return sum(int(tick) for fields in self.members().values() for tick in fields[11:15]) / TICKS
-
-    def memory(self) -> int:
-        """KiB of memory: proportional set size, which counts a shared page once."""
-        total = 0
-        for pid in self.members():
-            lines = Path("/proc", pid, "smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return total
-
-    def await_greeting(self, port: int) -> None:
-        """Return when an SMTP greeting is told on the port."""
-        deadline = time.monotonic() + GREETING
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                with socket.create_connection((HOST, port), timeout=2) as link:
-                    if link.recv(512).startswith(b"220"):
-                        link.sendall(b"QUIT\r\n")
-                        link.recv(512)
-                        return
-            except OSError:
-                pass
-            time.sleep(0.02)
-        raise BenchError(f"no greeting:\n{self.log.read_text(errors='replace')[-2000:]}")
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def listening(command: Callable[[Place], list[str]], server: int = 0) -> Iterator[tuple[Started, Place]]:
-    """A program that greets on a free port. Another may take the port first, so it has three attempts."""
-    for attempt in count(1):
-        with tempfile.TemporaryDirectory(prefix="smtpproxy-bench-") as name, ExitStack() as stack:
-            Path(name).chmod(0o755)  # servers change their user
-            place = Place(Path(name, PEER), free_port(), server)
-            place.directory.mkdir()
-            program = stack.enter_context(Started(command(place), place.directory))
-            try:
-                program.await_greeting(place.port)
-            except BenchError:
-                if attempt == 3:
-                    raise
-                continue
-            yield program, place
-            return
-
-
-def sink_command(at: Place) -> list[str]:
-    """The server that takes everything and keeps nothing."""
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    return [find("smtp-sink") or "", *user, "-m", "4000", "-t", "600", f"{HOST}:{at.port}", "1000"]
-
-
-def machine_cpu() -> float:
-    """Seconds of CPU anybody had, those the hypervisor kept for itself among them."""
-    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / TICKS
-
-
-def children_cpu() -> float:
-    """Seconds of CPU of the bench and of what it has waited for."""
-    uses = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
-    return sum(use.ru_utime + use.ru_stime for use in uses)
-
-
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
 class Bench:
-    """Where the figures are taken. The number of mails is fixed for each peer at its first run."""
+    """Where the figures are taken. How many mails fill the time is known of each peer from its last run."""
 
     def __init__(self, seconds: float, sink: Started, server: int) -> None:
         self.seconds = seconds
@@ -239,6 +112,7 @@ class Bench:
 
     def _mails(self, peer: Peer, workload: Workload, program: Started | None, port: int) -> Results:
         mails = self._warm_up(peer, workload, port)
+        await_quiet()
         others = self.sink.cpu() + children_cpu()
         own = program.cpu() if program else 0.0
         machine = machine_cpu()
@@ -246,6 +120,7 @@ class Bench:
         machine = machine_cpu() - machine
         own = (program.cpu() if program else 0.0) - own
         others = self.sink.cpu() + children_cpu() - others
+        self._counts[peer.name, workload.name] = max(workload.least, int(mails / wall * self.seconds))
         mib = mails * workload.octets / MIB
         return {
             "mails": mails,
@@ -259,7 +134,7 @@ class Bench:
         }
 
     def _warm_up(self, peer: Peer, workload: Workload, port: int) -> int:
-        """How many mails fill the time; they are counted out at the first run."""
+        """Have the peer do everything once; how many mails fill the time."""
         key = (peer.name, workload.name)
         if key in self._counts:
             self._send(workload, port, max(workload.least, self._counts[key] // 10))
@@ -268,8 +143,7 @@ class Bench:
         enough = min(0.25, self.seconds / 2)
         while (wall := self._send(workload, port, mails)) < enough:
             mails = int(mails * min(10.0, 1.5 * enough / wall)) + 1
-        self._counts[key] = max(workload.least, int(mails / wall * self.seconds))
-        return self._counts[key]
+        return max(workload.least, int(mails / wall * self.seconds))
 
     def _send(self, workload: Workload, port: int, mails: int) -> float:
         """Have smtp-source send them; the seconds it took."""
@@ -288,6 +162,16 @@ class Bench:
         if done.returncode:
             raise BenchError(f"smtp-source: {done.stderr.decode(errors='replace')[-500:]}")
         return time.monotonic() - begin
+
+
+def await_quiet() -> None:
+    """Let others finish what they do, within bounds."""
+    deadline = time.monotonic() + QUIET
+    while time.monotonic() < deadline:
+        before, began = machine_cpu(), time.monotonic()
+        time.sleep(0.25)
+        if (machine_cpu() - before) / (time.monotonic() - began) / CORES <= NOISE:
+            return
 
 
 def idle_memory(program: Started, port: int, sessions: int) -> Results:
@@ -329,7 +213,7 @@ def add_delays(rounds: Rounds) -> None:
     for results in rounds:
         direct = results.get("direct", {}).get("ms")
         for name, result in results.items():
-            if direct is not None and name != "direct":
+            if direct is not None and name != "direct" and "ms" in result:
                 result["added_ms"] = result["ms"] - direct
 
 
@@ -343,7 +227,8 @@ def figure(values: Sequence[float]) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    size = abs(value)
+    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.{2 if size >= 0.1 else 3}f}"
 
 
 def table(workload: Workload, rounds: Rounds) -> str:
@@ -357,9 +242,8 @@ def table(workload: Workload, rounds: Rounds) -> str:
         for key, _, reference in workload.columns:
             cells.append(figure([r[name][key] for r in rounds if key in r.get(name, ())]))
             if reference:
-                pairs = [(r[name][key], r[reference][key]) for r in rounds if {name, reference} <= r.keys()
-                         and key in r[name] and key in r[reference]]  # fmt: skip
-                cells.append(figure([one / other for one, other in pairs if other]))
+                pairs = [(r.get(name, {}).get(key), r.get(reference, {}).get(key)) for r in rounds]
+                cells.append(figure([own / other for own, other in pairs if own is not None and other]))
         noise = max(r[name]["noise"] for r in rounds if name in r)
         if any(cell != "–" for cell in cells[1:]):
             rows.append([*cells, f"{noise:.0%}", str(sum(name in r for r in rounds))])
@@ -376,16 +260,12 @@ def machine() -> dict[str, str]:
         "kernel": platform.release(),
         "Python": platform.python_version(),
     }
-    facts.update((package, version(package)) for package in ("trio", "aiosmtpd") if not _absent(package))
-    for program, argument, word in (("postconf", "mail_version", -1), ("haproxy", "-v", 2)):
+    facts.update((name, version(name)) for name in ("trio", "aiosmtpd") if importlib.util.find_spec(name))
+    for name, program, argument in (("Postfix", "postconf", "mail_version"), ("HAProxy", "haproxy", "-v")):
         if path := find(program):
             done = subprocess.run([path, argument], capture_output=True, text=True, timeout=10, check=False)
-            facts[program] = (done.stdout.splitlines() or ["?"])[0].split()[word]
+            facts[name] = next(iter(re.findall(r"\d[\w.+-]*", done.stdout)), "?")
     return facts
-
-
-def _absent(package: str) -> bool:
-    return package == "aiosmtpd" and bool(PEERS["aiosmtpd"].missing())
 
 
 # -------------------------------------------------------------------------------------------------------- the command
@@ -432,9 +312,8 @@ def main() -> int:
     for name, why in left_out.items():
         print(f"Left out: {name} ({why}).")
     if chosen.json:
-        runs = [{"workload": name, "round": number, "peer": peer, **results}
-                for name in every for number, one in enumerate(every[name]) for peer, results in one.items()]  # fmt: skip
-        chosen.json.write_text(json.dumps({"machine": facts, "left_out": left_out, "runs": runs}, indent=1) + "\n")
+        document = {"machine": facts, "left_out": left_out, "workloads": every}
+        chosen.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0
 
 
@@ -453,7 +332,7 @@ def rounds(bench: Bench, peers: list[Peer], name: str, repeats: int) -> Rounds:
             except BenchError as error:
                 failed.add(peer.name)
                 print(f"Failed in {name}: {peer.name}: {error}", flush=True)
-    add_delays(done) if WORKLOADS[name].columns is DELAY else None
+    add_delays(done)
     return done
 
 

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HOST = "127.0.0.1"
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
@@ -120,7 +120,10 @@ proxymap unix - - n -   - proxymap
 anvil    unix - - n -   1 anvil
 postlog  unix-dgram n - n - 1 postlogd
 """
-QUEUES = "active bounce corrupt defer deferred flush hold incoming maildrop pid private public saved trace".split()
+QUEUES = (
+    *("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold"),
+    *("incoming", "maildrop", "pid", "private", "public", "saved", "trace"),
+)
 
 
 def _postfix(at: Place) -> list[str]:
@@ -129,11 +132,11 @@ def _postfix(at: Place) -> list[str]:
     master is started itself: `postfix start-fg` would put it into a process session of its own.
     """
     values = {**at._asdict(), "host": HOST, "largest": LARGEST}
+    entry = pwd.getpwnam("postfix")
     config, data = at.directory / "config", at.directory / "data"
     config.mkdir()
     (config / "main.cf").write_text(MAIN.format(**values))
     (config / "master.cf").write_text(MASTER.format(**values))
-    entry = pwd.getpwnam("postfix")
     data.mkdir()
     os.chown(data, entry.pw_uid, entry.pw_gid)
     for name in QUEUES:
@@ -160,7 +163,7 @@ def serve_aiosmtpd(port: int, server: int) -> None:
     from aiosmtpd.controller import Controller
     from aiosmtpd.handlers import Proxy
 
-    controller = Controller(Proxy(HOST, server), hostname=HOST, port=port, data_size_limit=LARGEST)
+    controller: Any = Controller(Proxy(HOST, server), hostname=HOST, port=port, data_size_limit=LARGEST)
     controller.start()
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     controller.stop()

@@ -25,7 +25,8 @@ from smtpproxy.policy.judge import default_judge
 from smtpproxy.session.effects import Abort, Close
 from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.session import Session
-from smtpproxy.session.verdicts import Judge
+from smtpproxy.session.state import Transaction
+from smtpproxy.session.verdicts import PASS, Depth, Judge, PassAll, Verdict
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import Side
 
@@ -279,6 +280,36 @@ MODELS: Final = (
 )
 
 
+# ---------------------------------------------------------------------------------------------------------------- judge
+
+
+class Looker(PassAll):
+    """A judge that looks into every mail, keeps what it saw, and gives one verdict."""
+
+    def __init__(self, depth: Depth, verdict: Callable[[bytes], Verdict] = lambda seen: PASS, limit: int = 0) -> None:
+        self._depth = depth
+        self._verdict = verdict
+        self._limit = limit
+        self.seen: list[bytes] = []
+        self.header = self._judged  # type: ignore[assignment]  # PassAll has none
+        self.content = self._judged_content  # type: ignore[assignment]
+
+    def depth(self, transaction: Transaction) -> Depth:
+        """The one depth."""
+        return self._depth
+
+    def max_size(self, session: Any) -> int:
+        """The one limit."""
+        return self._limit
+
+    def _judged(self, header: bytes, session: Any) -> Verdict:
+        self.seen.append(header)
+        return self._verdict(header)
+
+    def _judged_content(self, content: Any, session: Any) -> Verdict:
+        return self._judged(content.read(), session)
+
+
 # -------------------------------------------------------------------------------------------------------- conversations
 
 
@@ -318,6 +349,11 @@ class Talk:
         """What the records say is what the server understood: every command, every mail, nothing else."""
         assert self.model.commands == self.sent, f"{self.model} read other commands than were recorded"
         assert self.understood == self.committed, f"{self.model} read other mails than were recorded"
+
+
+def octet_by_octet(octets: bytes) -> Iterator[bytes]:
+    """The finest cut."""
+    return (octets[i : i + 1] for i in range(len(octets)))
 
 
 def cut_at_random(octets: bytes, seed: int) -> Iterator[bytes]:
@@ -389,6 +425,6 @@ def _pump(talk: Talk) -> None:
         if answer:
             session.server_sent(answer)
         elif not octets:
-            session.drained()
+            session.drained()  # as the driver does: when nothing comes of it, nothing more is asked for
             if not (session.to_server or session.to_client or session.effects):
                 return

@@ -7,6 +7,7 @@ test here is in the way of something sensible, change the table it reads, and th
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -267,7 +268,7 @@ def test_the_commands_of_the_readme_are_there() -> None:
 def _committed() -> list[Path]:
     """What is in the repository or about to be; in an unpacked release, everything that is not hidden."""
     git = ["git", "-c", "safe.directory=*", "-C", str(REPO), "ls-files", "-z", "-co", "--exclude-standard"]
-    if (REPO / ".git").exists():
+    if (REPO / ".git").exists() and shutil.which("git"):
         names = subprocess.run(git, check=True, capture_output=True, text=True).stdout.split("\0")
         return [REPO / name for name in names if name and (REPO / name).is_file()]
     hidden = re.compile(r"/(?:\.(?!ci/)|__pycache__/|dist/|build/)")

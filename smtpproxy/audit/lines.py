@@ -59,7 +59,7 @@ def exchange_fields(exchange: Exchange) -> dict[str, Any]:
     if sent is not asked:
         fields["sent"] = words(sent)
     elif type(asked) is Command and asked.wire is not asked.line:
-        fields["sent"] = asked.wire[:-2].decode("utf-8", "backslashreplace")
+        fields["sent"] = describe(asked._replace(line=asked.wire))
     got: Reply | None = exchange.got
     if got is not None:
         fields["got"] = reply_text(got)
@@ -85,8 +85,10 @@ def transaction_fields(transaction: Transaction) -> dict[str, Any]:
     """The keys of one transaction, as far as it has come."""
     fields: dict[str, Any] = {"tx": transaction.number, "mail": path_text(transaction.reverse_path)}
     if transaction.recipients:
-        fields["rcpt"] = [path_text(r.path) for r in transaction.recipients if r.accepted]
-        refused = [path_text(r.path) for r in transaction.recipients if not r.accepted]
+        accepted = [path_text(r.path) for r in transaction.recipients if r.accepted]
+        refused = [path_text(r.path) for r in transaction.recipients if r.accepted is False]
+        if accepted:
+            fields["rcpt"] = accepted
         if refused:
             fields["rcpt_refused"] = refused
     if transaction.digest:

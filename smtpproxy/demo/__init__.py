@@ -5,8 +5,8 @@ kernel picks. What is shown in the three columns is what was recorded at three p
 file, the server's socket. The script (script.py) checks that it is what it teaches; if not, the demo says so and ends
 with 1.
 
-`wire` what crossed the wires · `server` the mail server · `script` the acts · `tell` what became of each line, and why ·
-`show` columns and colours · `live` the user's own client, with --keep.
+The files: `wire` what crossed the wires · `server` the mail server · `script` the acts · `tell` what became of each
+line, and why · `show` columns and colours · `live` the user's own clients, with --keep.
 """
 
 import io
@@ -14,12 +14,11 @@ import os
 import shutil
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
 import trio
 
-from smtpproxy.config import Overrides, load_config
+from smtpproxy.config import Config
 from smtpproxy.demo import script
 from smtpproxy.demo.live import Live
 from smtpproxy.demo.server import NAME, Server
@@ -46,6 +45,14 @@ class Stage:
         self._talk: Talk | None = None
         self._acts = 0
 
+    def prologue(self) -> None:
+        """What is to be seen, and how to read it."""
+        self.screen.sentence(
+            "A client, the proxy and a mail server, in one process and on real sockets. What you see is what crossed "
+            "the wires: recorded at the client's socket, in the proxy's audit file and at the server's socket."
+        )
+        self.screen.sentence("✂ stripped   ✗ refused   ✎ rewritten   ◆ answered here   ✓ kept   ─▶ as it came", "dim")
+
     def act(self, title: str, sentence: str = "", *, head: bool = True) -> None:
         """The next act."""
         self._acts += 1
@@ -71,7 +78,7 @@ class Stage:
         """Show what has been said since the last time, having checked that the record agrees with the wires.
 
         Raises:
-            NotAsTaught: it doesn't.
+            NotAsTaughtError: it doesn't.
         """
         self.read_record()
         rows = talk.take(all_of_it=True)
@@ -85,7 +92,7 @@ class Stage:
         """The server has so many mails by now, and the record the digest of the last.
 
         Raises:
-            NotAsTaught: not so.
+            NotAsTaughtError: not so.
         """
         commits = [record for row in talk.rows for record in row.after if record["kind"] == "tx-commit"]
         mails = self.server.conversations[0].mails
@@ -104,7 +111,7 @@ class Stage:
         facts = {
             "commands": f"{self.teller.counts['commands']}; the record agrees with both wires on every one",
             **{kind: ", ".join(what) for kind, what in done.items()},
-            "mails": f"{sent} at the server through the proxy, each of them meant; {direct} from one without it",
+            "mails": f"{sent} sent through the proxy, {sent} at the server; 1 sent without it, {direct} at the server",
             "audit": f"{path} ({len(self.record.lines)} lines), two of them:",
         }
         for kind, what in facts.items():
@@ -112,8 +119,8 @@ class Stage:
         lines = [line for line in self.record.lines if '"EXPN' in line][:1]
         lines += [line for line in self.record.lines if '"tx-commit"' in line][-1:]
         for line in lines:
-            for at, part in enumerate(textwrap.wrap(line, screen.width - 4, break_on_hyphens=False)):
-                screen.line(("  " if at == 0 else "    ") + part, "dim")
+            for at in range(0, len(line), screen.width - 4):
+                screen.line("  " + line[at : at + screen.width - 4], "dim")
 
 
 def run_demo(*, keep: bool = False, colour: bool | None = None) -> int:
@@ -131,7 +138,7 @@ def run_demo(*, keep: bool = False, colour: bool | None = None) -> int:
     code = 0
     try:
         trio.run(_main, screen, keep)
-    except* script.NotAsTaught as wrong:
+    except* script.NotAsTaughtError as wrong:
         for error in _leaves(wrong):
             print(f"smtpproxy demo: what happened is not what it teaches: {error}", file=sys.stderr)
         code = 1
@@ -162,8 +169,8 @@ async def _main(screen: Screen, keep: bool) -> None:
         async with trio.open_nursery() as nursery:
             server = Server()
             await nursery.start(server.run)
-            listen, behind = ("127.0.0.1:0",), f"127.0.0.1:{server.port}"
-            config = load_config(None, Overrides(listen=listen, server=behind, rules=(str(RULES),), audit=name))
+            listener = {"name": "demo", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{server.port}"}
+            config = Config.model_validate({"listener": [listener], "rules": [str(RULES)], "audit": {"file": name}})
             loaded = load_rules(config.rule_paths, shipped=config.shipped_rules)
             script.expect(loaded.ok, f"the rules are right: {loaded.problems}")
             judge = Judge(loaded.rules, recipients=config.limits_table().recipients)
@@ -173,14 +180,14 @@ async def _main(screen: Screen, keep: bool) -> None:
             stage = Stage(screen, server, Teller(judge), record, port)
             ended = trio.Event()
             nursery.start_soon(_serve, service, ended)
+            stage.prologue()
             await script.play(stage)
             stage.summary(Path(name))
             if keep:
-                await Live(screen, server, stage.teller, record, port).run()
-            service.drain()
-            await service.stop(grace=GRACE)
-            with trio.move_on_after(GRACE):
-                await ended.wait()
+                await Live(screen, server, stage.teller, record, port).run(lambda: _stop(service, ended))
+            else:
+                screen.line("\n Try it with a client of your own: smtpproxy demo --keep", "ok")
+                await _stop(service, ended)
             nursery.cancel_scope.cancel()
     finally:
         record.close()
@@ -190,3 +197,11 @@ async def _main(screen: Screen, keep: bool) -> None:
 async def _serve(service: Service, ended: trio.Event) -> None:
     await service.run()
     ended.set()
+
+
+async def _stop(service: Service, ended: trio.Event) -> None:
+    """End the proxy in order."""
+    service.drain()
+    await service.stop(grace=GRACE)
+    with trio.move_on_after(GRACE):
+        await ended.wait()

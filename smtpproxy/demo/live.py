@@ -5,6 +5,7 @@ so there is a wire to look at on that side too. The server's side and the record
 """
 
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -15,6 +16,7 @@ from smtpproxy.demo.tell import Teller
 from smtpproxy.demo.wire import Seen, Tail, Talk
 
 LOOK = 0.03  # seconds between looks at the record
+GRACE = 1.0  # seconds for the last words to reach the clients
 
 
 @dataclass(slots=True)
@@ -39,11 +41,11 @@ class Live:
         self._before = len(server.conversations)
         self._last = ""  # the session shown last
 
-    async def run(self) -> None:
-        """Show conversations until SIGINT or SIGTERM."""
+    async def run(self, stop: Callable[[], Awaitable[None]]) -> None:
+        """Show conversations until SIGINT or SIGTERM; then `stop` the proxy, and show what it still says."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        address = "127.0.0.1:%d" % listeners[0].socket.getsockname()[1]
-        host, port = address.split(":")
+        host, port = listeners[0].socket.getsockname()
+        address = f"{host}:{port}"
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 self._screen.line()
@@ -57,6 +59,10 @@ class Live:
                 nursery.start_soon(trio.serve_listeners, self._tap, listeners)
                 async for _ in signals:
                     break
+                await stop()
+                with trio.move_on_after(GRACE):
+                    while not all(tapped.over for _, tapped in self._talks.values()):  # noqa: ASYNC110 - bounded
+                        await trio.sleep(LOOK)
                 nursery.cancel_scope.cancel()
         self._show()
         self._screen.line()

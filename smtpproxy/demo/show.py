@@ -27,6 +27,8 @@ _COLOURS = {
     "ok": "1;32",
 }
 
+_GOES_ON = {"┌": "│", "│": "│", "└": " "}  # the line below a bracket
+
 
 class Strip(NamedTuple):
     """One line of the conversation. `forth`: from the client to the server; else the way back."""
@@ -39,6 +41,7 @@ class Strip(NamedTuple):
     client_style: str = ""
     server_style: str = ""
     bracket: str = ""  # joins what the client sent in one segment
+    by: str = "P"  # whose words they are
     apart: bool = False  # the two lines are not one line on its way: no arrow between them
 
 
@@ -52,9 +55,19 @@ def cut(line: str, width: int) -> str:
     """The line, ending in … if it is too long."""
     if columns(line) <= width:
         return line
+    line = line[:width]
     while columns(line) >= width:
         line = line[:-1]
     return line + "…"
+
+
+def _in_two(line: str, width: int) -> list[str]:
+    """A line that is a little too long goes on below; one that is much too long is cut there."""
+    if columns(line) <= width:
+        return [line]
+    at = line.rfind(" ", width // 2, width)
+    at = at if at > 0 else width
+    return [line[:at], "  " + cut(line[at:].lstrip(), width - 2)]
 
 
 class Screen:
@@ -122,12 +135,13 @@ class Screen:
             style = "dim"
             if strip.client and strip.server and not strip.apart:
                 words = ["─" * (self._middle - 2) + "─▶" if strip.forth else "◀─" + "─" * (self._middle - 2)]
-        for at in range(max(len(words), 1)):
-            left, right = (strip.client, strip.server) if at == 0 else ("", "")
-            bracket = strip.bracket if at == 0 or strip.bracket == "" else {"┌": "│", "└": " "}.get(strip.bracket, "│")
-            left = f"{bracket} {left}" if bracket else left
-            middle = words[at] if at < len(words) else ""
-            self._row(left, middle, right, (strip.client_style, style, strip.server_style))
+        width = self._side - 2 * bool(strip.bracket)
+        left, right = _in_two(strip.client, width), _in_two(strip.server, self._side)
+        for at in range(max(len(words), len(left), len(right))):
+            client, middle, server = (cells[at] if at < len(cells) else "" for cells in (left, words, right))
+            bracket = strip.bracket if at == 0 else _GOES_ON.get(strip.bracket, "")
+            client = f"{bracket} {client}" if bracket else client
+            self._row(client, middle, server, (strip.client_style, style, strip.server_style))
 
     def _row(self, left: str, middle: str, right: str, styles: tuple[str, str, str]) -> None:
         cells = []
@@ -143,20 +157,20 @@ class Screen:
     def _stack(self, strip: Strip) -> None:
         """`C→S` and `C←S` as it came; else `C→`, `P`, `→S`, in the order of the way."""
         arrow = "→" if strip.forth else "←"
-        if strip.client == strip.server and not strip.proxy:
-            self._tagged(f"C{arrow}S", strip.client, strip.client_style, strip.bracket)
-            return
-        parts = [
-            (f"C{arrow}", strip.client, strip.client_style, strip.bracket),
-            ("  P", strip.proxy, strip.style, ""),
-            (f" {arrow}S", strip.server, strip.server_style, ""),
-        ]
-        for tag, words, style, bracket in parts if strip.forth else reversed(parts):
-            if words and tag == "  P":
+        words = "" if strip.proxy.startswith("◀") else strip.proxy  # the tags say that already
+        proxy = (f"  {strip.by}", words, strip.style, "")
+        if strip.client == strip.server:
+            parts = [(f"C{arrow}S", strip.client, strip.client_style, strip.bracket), proxy]
+        else:
+            client = (f"C{arrow}", strip.client, strip.client_style, strip.bracket)
+            server = (f" {arrow}S", strip.server, strip.server_style, "")
+            parts = [client, proxy, server] if strip.forth else [server, proxy, client]
+        for part in parts:
+            if part is proxy:
                 for at, line in enumerate(textwrap.wrap(words, self.width - 8, break_on_hyphens=False)):
-                    self._tagged(tag if at == 0 else "", ("  " if at else "") + line, style)
-            elif words:
-                self._tagged(tag, words, style, bracket)
+                    self._tagged(proxy[0] if at == 0 else "", ("  " if at else "") + line, strip.style)
+            elif part[1] or (strip.client == strip.server and not words):
+                self._tagged(*part)
 
     def _tagged(self, tag: str, words: str, style: str, bracket: str = "") -> None:
         words = cut(f"{bracket} {words}" if bracket else words, self.width - 6)

@@ -16,6 +16,8 @@ from smtpproxy.smtp.anomalies import ANOMALIES
 from smtpproxy.smtp.registry.extensions import EXTENSIONS
 from smtpproxy.smtp.registry.verbs import VERBS
 
+ODD = 400  # octets that are shown of what is no line
+LONG = 400  # octets of a line that are looked at
 FOLD = 5  # lines of content that are shown
 _LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)")
 _BREAKS = {b"\n": "␊", b"\r": "␍"}  # what is not a line end in mail, made visible
@@ -25,8 +27,12 @@ _NO_RULE = "no rule and no registry knows it, and what can't be read can't be in
 
 def lines(octets: bytes) -> list[tuple[str, int]]:
     """The lines with their octets; a line that ends in CR or LF alone says so."""
-    found = [(text(m[1]) + _BREAKS.get(m[2], ""), len(m[0])) for m in _LINE.finditer(octets)]
+    found = [(_start(m[1]) + _BREAKS.get(m[2], ""), len(m[0])) for m in _LINE.finditer(octets)]
     return found if found and found[-1][1] else found[:-1]
+
+
+def _start(line: bytes) -> str:
+    return text(line) if len(line) <= LONG else text(line[:LONG]) + "…"
 
 
 def _replies(reply: bytes) -> list[str]:
@@ -51,14 +57,14 @@ class Teller:
         for _, together in itertools.groupby(rows, lambda row: row.client.segment if row.client else -id(row)):
             group = list(together)
             if group[0].record["kind"] != "exchange":
-                yield from self._followed([row.record for row in group])
+                yield from self._followed(group[0], [row.record for row in group])
                 continue
             asked = [strip for row in group for strip in self._asked(row, fold)]
             yield from _bracketed(asked) if len(group) > 1 else asked
             for row in group:
                 self.counts["commands"] += row.client is not None and row.client.what is What.COMMAND
                 yield from self._told(row, in_group=len(group) > 1)
-                yield from self._followed(row.after)
+                yield from self._followed(row, row.after)
 
     # ------------------------------------------------------------------------------------------------------ asked
 
@@ -98,15 +104,16 @@ class Teller:
             for at, hidden in _folded(len(left), keep):
                 if hidden:
                     folded = _hidden(left[at : at + hidden])
-                    yield Strip(folded, folded, client_style="dim", server_style="dim")
+                    yield Strip(folded, folded, client_style="dim", server_style="dim", apart=True)
                     continue
                 words = ""
                 if at in changed:
-                    words = "✎ LF alone becomes CRLF" if left[at][0].endswith("␊") else "✎ a line of content"
-                    if right[at][0] == "." + left[at][0]:
-                        words = "✎ a dot of content: it is given the second dot that says so"
-                mark = "no" if left[at][0][-1:] in ("␊", "␍") else ""
-                yield Strip(left[at][0], right[at][0], words, "rewritten", client_style=mark)
+                    words = _line_changed(left[at][0], right[at][0])
+                mark = "no" if left[at][0][-1:] in ("␊", "␍") else "dim"
+                inside = 0 < at < len(left) - 1
+                yield Strip(
+                    left[at][0], right[at][0], words, "rewritten", client_style=mark, server_style="dim", apart=inside
+                )
         else:
             yield from _side_by_side(left, right)
         if row.record["action"] != "pass":
@@ -197,7 +204,7 @@ class Teller:
         known = EXTENSIONS.get(keyword.encode())
         return f"stripped: {known.why if known else _NO_RULE}"
 
-    def _followed(self, records: Iterable[Record]) -> Iterator[Strip]:
+    def _followed(self, row: Row, records: Iterable[Record]) -> Iterator[Strip]:
         """What is no exchange."""
         for record in records:
             if record["kind"] == "tx-commit":
@@ -206,40 +213,47 @@ class Teller:
                 yield Strip("", "", f"✓ on record: {record.get('octets', 0):,} octets, SHA-256 {digest[:12]}…", "ok")
             elif record["kind"] in ("violation", "note"):
                 sentence = ANOMALIES.get(record.get("anomaly", ""), record.get("anomaly", ""))
-                yield Strip("", "", f"⚠ {sentence}", "refused")
+                odd = _short(lines(row.talk.client.odd[:ODD])) if record["kind"] == "violation" else []
+                yield Strip(odd[0] if odd else "", "", f"⚠ {sentence}", "refused", client_style="no")
+                yield from (Strip(line, client_style="no") for line in odd[1:])
 
 
 # ------------------------------------------------------------------------------------------------------------ content
 
 
-def direct(content: bytes, replies: Sequence[bytes], server: Sequence[Turn]) -> Iterator[Strip]:
-    """The same octets at the client, who means them as one mail, and at a server as it read them, with no proxy."""
-    left = [line for line, _ in lines(content)]
-    mails = 0
-    right: list[tuple[str, str, str]] = []  # line, what became of it, style
-    for turn in server:
-        read = [(line, "", "") for line, _ in lines(turn.octets)]
-        if turn.what is What.CONTENT:
-            mails += 1
-            early = mails == 1
-            read[-1] = (
-                read[-1][0],
-                f"{'⚠' if early else ' '} the server: end of mail {mails}",
-                "danger" if early else "dim",
-            )
-        else:
-            read = [(line, "⚠ the server: a command!", "danger") for line, _, _ in read]
-        right += read
-    for mine, (line, words, style) in itertools.zip_longest(left, right, fillvalue=("", "", "")):
-        mine = mine if isinstance(mine, str) else ""
-        mark = "no" if mine[-1:] in ("␊", "␍") else ""
-        yield Strip(
-            mine, line, words, style or "dim", client_style=mark, server_style="no" if "command" in words else ""
-        )
-    for reply, turn in itertools.zip_longest(replies, server):
-        mine = text(reply.rstrip()) if reply else ""
-        theirs = text(turn.reply.rstrip()) if turn else ""
-        yield Strip(mine, theirs, forth=False, client_style=_style(reply or b""), server_style=_style(reply or b""))
+def _line_changed(line: str, now: str) -> str:
+    """What was done to a line of content."""
+    words = []
+    if line[-1:] in _BREAKS.values():
+        words.append(f"{'LF' if line[-1] == '␊' else 'CR'} alone becomes CRLF")
+    if now == "." + line.rstrip("␊␍"):
+        words.append("its dot is doubled, for it is text and ends nothing")
+    return f"✎ {' and '.join(words)}" if words else "✎ replaced"
+
+
+def direct(turns: Sequence[Turn], replies: Sequence[bytes]) -> Iterator[Strip]:
+    """Content that went straight to a server, as it read it: `turns` are its own, `replies` what the client was told.
+
+    The client means all of it as the content of one mail, so what stands on its side are the same lines.
+    """
+    ends = 0
+    for turn in turns:
+        read = [line for line, _ in lines(turn.octets)]
+        for at, line in enumerate(read):
+            words, style = "", "dim"
+            if turn.what is not What.CONTENT:
+                words, style = "⚠ read as a command", "danger"
+            elif at == len(read) - 1:
+                ends += 1
+                early = turn is not turns[-1]
+                words = f"⚠ read as the end of mail {ends}" if early else f"  the end of mail {ends}"
+                style = "danger" if early else "dim"
+            odd = "no" if line[-1:] in ("␊", "␍") else "dim"
+            there = "no" if style == "danger" else odd
+            yield Strip(line, line, words, style, client_style=odd, server_style=there, by="S", apart=True)
+    for told, turn in zip(replies, turns, strict=True):
+        for mine, theirs in itertools.zip_longest(_replies(told), _replies(turn.reply), fillvalue=""):
+            yield Strip(mine, theirs, forth=False, client_style=_style(told), server_style=_style(turn.reply))
 
 
 def _chunk(client: Turn, server: Turn | None) -> Iterator[Strip]:
@@ -247,12 +261,13 @@ def _chunk(client: Turn, server: Turn | None) -> Iterator[Strip]:
     left = lines(client.chunk)
     passed = server is not None and server.chunk == client.chunk
     keep = {0, 1, len(left) - 1} if len(left) > FOLD else set(range(len(left)))
+    keep |= {at for at, (line, _) in enumerate(left) if line == "."}
     for at, hidden in _folded(len(left), keep):
         line = _hidden(left[at : at + hidden]) if hidden else left[at][0]
         words = (
             "" if passed or at else "read to the last octet and thrown away: left unread it would be taken for commands"
         )
-        yield Strip(line, line if passed else "", words, "dim", client_style="dim", server_style="dim")
+        yield Strip(line, line if passed else "", words, "dim", client_style="dim", server_style="dim", apart=True)
 
 
 def _folded(count: int, keep: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -60,14 +60,18 @@ class Seen:
 
     def __init__(self) -> None:
         self.turns = [Turn(What.GREETING)]
-        self.surplus: list[bytes] = []  # replies nobody asked for
-        self.replies = 0
+        self.told: list[bytes] = []  # every reply, those nobody asked for included
         self._segments = 0
         self._out = b""
         self._in = b""
         self._answered = 0
         self._content = False  # what comes next is content
         self._chunk = 0  # octets of a chunk still to come
+
+    @property
+    def odd(self) -> bytes:
+        """What the client sent that was never a line."""
+        return next((turn.octets for turn in self.turns if turn.what is What.ODD), self._out)
 
     def sent(self, octets: bytes) -> None:
         """The client sent this, in one write."""
@@ -79,12 +83,11 @@ class Seen:
         """The client was told this."""
         self._in += octets
         while (reply := self._reply()) is not None:
-            self.replies += 1
+            self.told.append(reply)
             if self._answered == len(self.turns) and self._out:
                 self.turns.append(Turn(What.ODD, self._out, segment=self._segments))
                 self._out = b""
             if self._answered == len(self.turns):
-                self.surplus.append(reply)
                 continue
             turn = self.turns[self._answered]
             turn.reply = reply

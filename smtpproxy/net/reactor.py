@@ -110,7 +110,10 @@ class Reactor:
         while True:
             events = poll(0, EVENTS)
             if not events and not self._ready:
-                await trio.lowlevel.wait_readable(descriptor)
+                if self._record.flush():  # what was recorded while sending: sessions that ended
+                    await trio.lowlevel.wait_readable(descriptor)
+                else:
+                    await self._stall()
                 continue
             await self.turn(events)
             await trio.lowlevel.checkpoint()

@@ -63,7 +63,7 @@ class Relay:
         self.server: Link | None = None
         self._done = False
         self._crashed = False
-        self._on_record = 0  # octets of session.to_client whose record was written: all that the last turn left unsent
+        self._on_record = 0  # octets of session.to_client whose record was written
         self._answered = 0  # what the server's socket said when connecting was over
         reactor.watch(self.client.fd, self)
         reactor.ready(self)
@@ -215,6 +215,7 @@ class Relay:
 
     def write(self) -> None:
         """Send what the session says, carry out its effects. Never raises."""
+        self._on_record = len(self.session.to_client)
         if not self._done:
             self._guard(self._write)
         if not self._done:
@@ -397,15 +398,15 @@ class Relay:
         server = self.server
         if session.to_server and server is not None and now - max(server.moved_at, since) > table.content:
             return Side.SERVER, "idle"
+        side, seconds = session.patience()
+        if now - since > seconds and not (side is Side.CLIENT and session.to_server):
+            return side, "idle"
         if self._content_at:
             octets = self.client.received - self._content_from
             begun = max(self._content_at, self.reactor.resumed_at)
             if session.receiving and now - begun > table.content + octets / table.rate:
                 held_up = len(session.to_server) > session.limits.unsent  # then the client is not read
                 return Side.SERVER if held_up else Side.CLIENT, "too-slow"
-        side, seconds = session.patience()
-        if now - since > seconds and not (side is Side.CLIENT and session.to_server):
-            return side, "idle"
         return None, ""
 
     def stop(self) -> None:

@@ -24,7 +24,7 @@ from smtpproxy.smtp.capabilities import Capabilities, Offer
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.registry.extensions import EXTENSIONS
 from smtpproxy.smtp.registry.features import feature
-from smtpproxy.smtp.registry.rows import Argument, Default
+from smtpproxy.smtp.registry.rows import Argument, Default, FramingClass
 from smtpproxy.smtp.registry.verbs import VERBS
 from smtpproxy.smtp.replies import OwnReply, Reply, multiline, own
 
@@ -37,6 +37,7 @@ _DEFAULTS: Mapping[Default, Treatment] = MappingProxyType(
         Default.TERMINATE: Treatment.DENY,  # until both links can be encrypted here; answered 454 by the verb's row
     }
 )
+_NOT_IMPLEMENTED = "502 5.5.1 Command not implemented"
 _CACHED = 256  # EHLO replies remembered as told; servers give the same one again and again
 
 
@@ -91,7 +92,11 @@ class Judge:
         for name, (treatment, rule) in self._verbs.items():
             if treatment in (Treatment.DENY, Treatment.TLS):
                 verb = VERBS[name]
-                reply = rule.reply if rule is not None and rule.reply is not None else own(verb.refusal)
+                # A row's refusal fits its default: 538 asks for TLS, which would not help where the verb is denied.
+                fits = treatment is Treatment.TLS or verb.default is not Default.TLS
+                reply = own(verb.refusal if fits else _NOT_IMPLEMENTED)
+                if rule is not None and rule.reply is not None:
+                    reply = rule.reply
                 compiled[verb.name] = self._refusal(reply, rule.name if rule else "default", treatment)
         if self._size:
             for name, verb in VERBS.items():
@@ -122,6 +127,8 @@ class Judge:
         if treatment is Treatment.DENY:
             return False
         row = EXTENSIONS.get(keyword)
+        if row is not None and row.framing is FramingClass.TLS and encrypted:
+            return False  # not offered twice (RFC 3207 §4.2)
         return row is None or all(self._allowed(need.encode(), encrypted) for need in row.needs)
 
     def _hello(self, got: Reply, exchange: Exchange, session: Session) -> Verdict:

@@ -66,7 +66,7 @@ class Chunks(Inspected):
         self.left = self._size = size
         self.over = size == 0
         exchange.octets = size
-        if self.way is Way.PASSING and self._max and self.transaction.size + size > self._max:
+        if self.way is not Way.SWALLOW and self._max and self.transaction.size + size > self._max:
             self.refuse(say.TOO_BIG, "over-size", rule=session.judge.owner(b"SIZE"))
         if self.way is Way.PASSING:
             exchange.sent = command
@@ -94,11 +94,15 @@ class Chunks(Inspected):
         end = min(len(data), start + self.left)
         piece = data if start == 0 and end == len(data) else data[start:end]
         self.left -= len(piece)
-        if self.count(piece):
-            if self.way is Way.PASSING:
-                self.session.to_server += piece
-            elif self.hold(piece) and self.judge_header():
-                self._release(self.left)
+        if self.held:
+            rest = self.hold(piece)
+            if rest is not None:
+                if self.way is Way.HEADER and self.judge_header():
+                    self._release(rest)
+                else:
+                    self.count(rest)
+        elif self.count(piece):
+            self.session.to_server += piece
         if self.way is Way.SWALLOW and self.exchange is not None and self._undecided:
             self._tell_refusal(self.exchange)
             self.session.settle()
@@ -111,9 +115,10 @@ class Chunks(Inspected):
     def _undecided(self) -> bool:
         return self.exchange is not None and self.exchange.sent is None and self.exchange.told is None
 
-    def _release(self, more: int) -> None:
+    def _release(self, rest: bytes) -> None:
         """HEADER: judged and passed. What is held goes as a chunk of our own, together with the rest of this one."""
-        self._send(bytes(self._held), more, last=self._last)
+        self.count(rest)
+        self._send(bytes(self._held) + rest, self.left, last=self._last)
         self._held.clear()
 
     def _send(self, octets: bytes, more: int, *, last: bool) -> None:
@@ -135,7 +140,7 @@ class Chunks(Inspected):
                 exchange.action = "answer"
             elif self.way is Way.HEADER:
                 if self.judge_header():
-                    self._release(0)
+                    self._release(b"")
                 else:
                     self._tell_refusal(exchange)
             elif self.way is Way.WHOLE:

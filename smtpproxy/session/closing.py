@@ -37,6 +37,8 @@ def close_both(session: "Session", *, abort: bool = False) -> None:
     abort = abort or half_done(session)
     session.closed = True
     session.phase = Phase.CLOSED
+    if isinstance(session.incoming, Incoming | Chunks):
+        session.incoming.discard()
     if session.begun is not None:
         session.note(Kind.REFUSED, session.begun, why="closed")
         session.begun = None
@@ -76,9 +78,8 @@ def lose_server(session: "Session", reply: OwnReply, anomaly: str, *, abort: boo
     if abort:
         abort_server(session)
     for exchange in session.ledger:
-        if exchange.asked is None or (exchange.settled and not exchange.owed):
+        if exchange.asked is None:
             exchange.lost = True
-            exchange.told = exchange.told or reply
             continue
         exchange.lost = True
         exchange.anomalies += (anomaly,)
@@ -93,21 +94,34 @@ def lose_server(session: "Session", reply: OwnReply, anomaly: str, *, abort: boo
     tell_unasked(session, reply, anomaly, Side.SERVER)
 
 
+def lose_content(session: "Session", reply: OwnReply, anomaly: str) -> bool:
+    """Content is coming in, and nothing else is owed to the client: it is swallowed to its end, and `reply` told there.
+
+    Told earlier, the reply would reach a client that is sending and does not listen. False if it is not so.
+    """
+    incoming = session.incoming
+    if not isinstance(incoming, Incoming) or incoming.told:
+        return False
+    if any(exchange.asked is not None for exchange in session.ledger):
+        return False
+    incoming.lost(reply, anomaly)
+    abort_server(session)
+    for exchange in session.ledger:  # our own DATA or NOOP: no reply will come
+        exchange.lost = True
+    session.settle()
+    return True
+
+
 def server_ended(session: "Session") -> None:
     """The server's link has ended."""
     if session.opaque:
         close_both(session)
         return
     session.server_gone = True
-    incoming = session.incoming
     session.effects.append(Close(Side.SERVER))
-    if isinstance(incoming, Incoming) and not incoming.over:
+    if lose_content(session, say.CONTENT_LOST, "server-lost"):
         session.note(Kind.NOTE, anomaly="server-lost", side="server")
-        if incoming.way is not Way.SWALLOW and not len(session.ledger):
-            incoming.refuse(say.CONTENT_LOST, "server-lost")
-            return
-        if incoming.way is Way.SWALLOW:
-            return
+        return
     lose_server(session, say.SERVER_LOST, "server-lost", abort=False)
 
 
@@ -150,11 +164,7 @@ def client_lost(session: "Session") -> None:
 def server_violated(session: "Session", error: ProtocolError) -> None:
     """The server broke the protocol: nothing it says can be trusted any more."""
     session.note(Kind.VIOLATION, anomaly=error.anomaly, side="server", why=error.why)
-    incoming = session.incoming
-    if isinstance(incoming, Incoming) and not incoming.over and not len(session.ledger):
-        if incoming.way is not Way.SWALLOW:
-            incoming.refuse(say.CONTENT_BROKEN, error.anomaly)
-        abort_server(session)
+    if lose_content(session, say.CONTENT_BROKEN, error.anomaly):
         return
     lose_server(session, say.SERVER_BROKEN, error.anomaly, abort=True)
 
@@ -162,9 +172,9 @@ def server_violated(session: "Session", error: ProtocolError) -> None:
 def unsolicited(session: "Session", reply: Reply) -> None:
     """A reply nobody asked for. Raises ProtocolError where only a violation explains it."""
     incoming = session.incoming
-    if isinstance(incoming, Incoming) and not incoming.over:
+    if isinstance(incoming, Incoming) and not incoming.told:
         if reply.digit in (4, 5):
-            incoming.refuse(reply, "early-refusal")
+            incoming.lost(reply, "early-refusal")
             abort_server(session)
             return
         raise ProtocolError(Side.SERVER, "reply-before-end", str(reply.code))
@@ -199,10 +209,7 @@ def timed_out(session: "Session", side: Side, anomaly: str) -> None:
         return
     session.note(Kind.VIOLATION, anomaly=anomaly, side=side.value, why="patience is over")
     if side is Side.SERVER:
-        incoming = session.incoming
-        if isinstance(incoming, Incoming) and not incoming.over and not len(session.ledger):
-            incoming.refuse(say.CONTENT_LOST, anomaly)
-            abort_server(session)
+        if lose_content(session, say.CONTENT_LOST, anomaly):
             return
         lose_server(session, say.SERVER_SILENT, anomaly, abort=True)
         return

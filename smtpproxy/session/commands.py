@@ -156,7 +156,11 @@ def malformed(session: "Session", line: Malformed) -> None:
     """A line that matched no grammar: answered here, in its turn, unless a rule says otherwise."""
     judge = session.judge.malformed
     if judge is not None and not line.fatal and not session.server_gone and not session.draining:
-        verdict = judge(line, session)
+        try:
+            verdict = judge(line, session)
+        except Exception as error:
+            session.note(Kind.NOTE, anomaly="rule-failed", verb=line.verb.name, why=type(error).__name__)
+            verdict = Verdict(Action.ANSWER)
         if verdict.action is _PASS and verdict.rule:
             exchange = Exchange(line.verb, line, session.clock())
             exchange.rule = verdict.rule
@@ -232,7 +236,10 @@ def _asked_data(session: "Session", exchange: Exchange, command: Command) -> boo
         return True
     # With no transaction known the server will say 503; should it not, the content is looked at like any other.
     transaction = exchange.transaction = session.transaction or session.begin_unasked()
-    depth = session.judge.depth(transaction)
+    depth = _depth(session, transaction)
+    if depth is None:
+        _fail_closed(session, exchange)
+        return True
     if depth is Depth.STREAM:
         return False
     exchange.conclude = _tell_deferred
@@ -240,6 +247,21 @@ def _asked_data(session: "Session", exchange: Exchange, command: Command) -> boo
     session.hold(exchange)
     session.push(exchange)
     return True
+
+
+def _depth(session: "Session", transaction: Transaction) -> Depth | None:
+    """How deep content is looked into; None if the rules failed to say so."""
+    try:
+        return session.judge.depth(transaction)
+    except Exception as error:
+        session.note(Kind.NOTE, anomaly="rule-failed", subject="content", why=type(error).__name__)
+        return None
+
+
+def _fail_closed(session: "Session", exchange: Exchange) -> None:
+    exchange.action = "answer"
+    exchange.anomalies += ("rule-failed",)
+    refuse(session, exchange, say.RULE_FAILED)
 
 
 def _tell_deferred(exchange: Exchange) -> None:
@@ -258,7 +280,11 @@ def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> boo
         return True
     chunks = session.incoming
     if not isinstance(chunks, Chunks):
-        chunks = Chunks(session, transaction, session.judge.depth(transaction))
+        depth = _depth(session, transaction)
+        if depth is None:
+            _fail_closed(session, exchange)
+            return True
+        chunks = Chunks(session, transaction, depth)
         transaction.chunked = True
         session.incoming = chunks
     chunks.begin(exchange, command)

@@ -70,6 +70,7 @@ class Inspected:
         self.action = "answer"
         self.rule = ""
         self.anomalies: tuple[str, ...] = ()
+        self.came = 0  # octets, without dot-stuffing
         self.reset = False  # the server still has the transaction: RSET takes it back
         self.hangup = False
         self.pumping = False  # all has come; what was held back is on its way to the server
@@ -90,56 +91,70 @@ class Inspected:
         self.action = action
         self.rule = rule
         self._held.clear()
+        self.discard()
+        self.take_back()
+        self.way = Way.SWALLOW
+
+    def discard(self) -> None:
+        """Let go of what was held back."""
         if self._spool is not None:
             self._spool.close()
             self._spool = None
-        self.take_back()
-        self.way = Way.SWALLOW
 
     def take_back(self) -> None:
         """See to it that what the server has of the mail never completes."""
 
     def count(self, plain: bytes) -> bool:
         """Count and digest a piece, refused or not; False where it goes nowhere (any more)."""
+        self.came += len(plain)
         self.transaction.size += len(plain)
         self._digest.update(plain)
         if self.way is Way.SWALLOW:
-            self.session.swallow(len(plain))
+            if self.came > self.session.limits.swallow + self._max:
+                self.session.too_much()
             return False
-        if self._max and self.transaction.size > self._max:
+        if self._max and self.came > self._max:
             self.refuse(say.TOO_BIG, "over-size", rule=self.session.judge.owner(b"SIZE"))
             return False
         return True
 
-    def hold(self, plain: bytes) -> bool:
-        """Keep a piece back. True when the header section is whole now (HEADER only)."""
+    def hold(self, plain: bytes) -> bytes | None:
+        """Keep a piece back. What stands behind the header section once that is whole (HEADER only), else None.
+
+        What is behind it has not been counted: it is judged whether it may go at all before it is looked at, so that
+        nothing depends on how the octets were cut.
+        """
         if self.way is Way.WHOLE:
-            if self._spool is None:
-                self._spool = self.session.spool() if self.session.spool is not None else io.BytesIO()
-            self._spool.write(plain)
-            return False
-        seen = max(len(self._held) - 3, 0)
+            if self.count(plain):
+                if self._spool is None:
+                    self._spool = self.session.spool() if self.session.spool is not None else io.BytesIO()
+                self._spool.write(plain)
+            return None
+        held = len(self._held)
+        seen = max(held - 3, 0)
         self._held += plain
-        if self._held.startswith(b"\r\n") or self._held.find(b"\r\n\r\n", seen) >= 0:
-            return True
-        if len(self._held) > self.session.limits.header:
+        found = self._held.find(b"\r\n\r\n", seen)
+        end = 2 if self._held.startswith(b"\r\n") else found + 4 if found >= 0 else 0
+        taken = end - held if end else len(plain)
+        del self._held[held + taken :]
+        if self.count(plain[:taken]) and len(self._held) > self.session.limits.header:
             self.refuse(say.HEADER_TOO_BIG, "header-too-big")
-        return False
+        return plain[taken:] if end else None
 
     def judge_header(self) -> bool:
         """Have the header section judged; False when that refused the mail."""
-        held = bytes(self._held)
-        end = 2 if held.startswith(b"\r\n") else held.find(b"\r\n\r\n") + 4
-        if end < 4 and end != 2:
-            end = len(held)
         judge = self.session.judge.header
-        verdict = self._decide(judge, held[:end]) if judge is not None else None
+        verdict = self._decide(judge, bytes(self._held)) if judge is not None else None
         if verdict is None or verdict.action is Action.PASS:
             return True
         if verdict.action is Action.REWRITE:
-            self.rule = verdict.rule
-            self._held = bytearray(verdict.value + held[end:])
-            return True
+            if not _clean(verdict.value):
+                verdict = Verdict(Action.ANSWER, say.RULE_FAILED, verdict.rule, ("rule-failed",))
+            else:
+                self.rule = verdict.rule
+                self._became(len(self._held), verdict.value)
+                self._held = bytearray(verdict.value)
+                return True
         self._apply(verdict)
         return False
 
@@ -154,12 +169,20 @@ class Inspected:
             self._spool.seek(0)
             return True
         if verdict.action is Action.REWRITE:
-            self.rule = verdict.rule
-            self._spool.close()
-            self._spool = io.BytesIO(verdict.value)
-            return True
+            if _clean(verdict.value):
+                self.rule = verdict.rule
+                self._became(self.transaction.size, verdict.value)
+                self._spool.close()
+                self._spool = io.BytesIO(verdict.value)
+                return True
+            verdict = Verdict(Action.ANSWER, say.RULE_FAILED, verdict.rule, ("rule-failed",))
         self._apply(verdict)
         return False
+
+    def _became(self, octets: int, value: bytes) -> None:
+        """All there is so far was replaced: size and digest are of what is sent on."""
+        self.transaction.size += len(value) - octets
+        self._digest = hashlib.sha256(value)
 
     def _decide(self, judge: Any, subject: Any) -> Verdict:
         try:
@@ -181,7 +204,14 @@ class Inspected:
         exchange.rule = self.rule or exchange.rule
         exchange.anomalies += self.anomalies
         exchange.octets = self.transaction.size
-        exchange.closes = exchange.closes or self.hangup
+        if self.hangup:
+            exchange.closes = self.session.deaf = True
+
+
+def _clean(octets: bytes) -> bool:
+    """What a rule made has whole lines and nothing astray: it is sent on as it is."""
+    rest = octets.replace(b"\r\n", b"")
+    return (not octets or octets.endswith(b"\r\n")) and not any(stray in rest for stray in (b"\r", b"\n", b"\0"))
 
 
 class Incoming(Inspected):
@@ -190,8 +220,11 @@ class Incoming(Inspected):
     def __init__(self, session: "Session", transaction: Transaction, depth: Depth) -> None:
         super().__init__(session, transaction, depth)
         self._content = Content()
-        self._end: Exchange | None = None  # the end of data, asked while the server's go-ahead is awaited
+        self._rest = b""  # WAITING: what came behind the header section in the same read
+        self._rest_astray = False
+        self._end: Exchange | None = None  # the end of data, while the spool is being sent
         self._carried = b""
+        self.told = False  # the end of data has its exchange: nothing of the mail is to be decided any more
 
     def take(self, data: bytes, start: int) -> int:
         """Content in `data` from `start`; gives where the rest begins."""
@@ -199,105 +232,137 @@ class Incoming(Inspected):
         body, after = content.take(data, start)
         if body:
             plain = content.plain
-            if content.stray and self.way is not Way.SWALLOW and self.session.newlines == "refuse":
-                self.refuse(say.STRAY_NEWLINE, "stray-newline-refused")
-            if self.count(plain):
-                if self.way is Way.PASSING:
+            if self.way is Way.HEADER:
+                self._hold_header(plain)
+            else:
+                if content.stray_at >= 0:
+                    self._astray()
+                if self.way is Way.WHOLE:
+                    self.hold(plain)
+                elif self.count(plain):
                     self.session.to_server += body
-                elif self.hold(plain) and self.judge_header():
-                    self._begin()
-        if content.done:
+        if content.done and not self.session.deaf:
+            self.over = True
             self._ended()
         return after
+
+    def _astray(self) -> None:
+        if self.way is not Way.SWALLOW and self.session.newlines == "refuse":
+            self.refuse(say.STRAY_NEWLINE, "stray-newline-refused")
+
+    def _hold_header(self, plain: bytes) -> None:
+        rest = self.hold(plain)
+        stray = self._content.stray_at
+        if 0 <= stray < len(plain) - len(rest or b""):
+            self._astray()
+        if rest is None:
+            return
+        if self.way is Way.HEADER and self.judge_header():
+            self._rest = rest
+            self._rest_astray = stray >= 0
+            self._begin()
+        else:
+            self.count(rest)
 
     def _begin(self) -> None:
         """What was held back may go: ask the server with our own DATA, and wait for its go-ahead."""
         self.way = Way.WAITING
         exchange = Exchange(VERBS[b"DATA"], None, self.session.clock())
         exchange.sent = DATA
-        exchange.subject = self
         exchange.transaction = self.transaction
+        exchange.after = self._answered
         self.session.send_own(exchange, DATA.wire, hold=True)
+
+    def _answered(self, exchange: Exchange) -> None:
+        """The server's reply to our own DATA; none if its link is gone."""
+        session = self.session
+        if self.way is Way.SWALLOW:
+            self.count(self._rest)
+        elif exchange.got is None or exchange.got.code != 354:
+            self.refuse(exchange.got or say.CONTENT_LOST, "server-lost" if exchange.got is None else "early-refusal")
+            self.count(self._rest)
+        else:
+            self.way = Way.PASSING
+            rest, self._rest = self._rest, b""
+            if self.over and self._spool is not None:
+                self._tell()
+                self.refill()
+                return
+            if self._rest_astray:
+                self._astray()
+            if self.count(rest):
+                session.to_server += stuffed(bytes(self._held) + rest)
+                self._held.clear()
+        if self.over:
+            self._tell()
 
     def _ended(self) -> None:
         """The end of data has come."""
-        session = self.session
-        self.over = True
-        self.finish()
         if self._content.stray and self.way is not Way.SWALLOW:
             self.anomalies += ("stray-newline-normalised",)
         if (self.way is Way.HEADER and self.judge_header()) or (self.way is Way.WHOLE and self.judge_content()):
             self._begin()
-        exchange = Exchange(END, None, session.clock())
-        exchange.asked = END
+        if self.way is not Way.WAITING:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Put the end of data into the ledger: sent, refused, or waiting for the spool."""
+        session = self.session
+        self.told = True
+        self.finish()
+        exchange = Exchange(END, END, session.clock())
         exchange.transaction = self.transaction
         if session.transaction is self.transaction:
             session.transaction = None
         self.mark(exchange)
-        if self.way is Way.PASSING:
-            session.to_server += b".\r\n"
-            exchange.sent = END
-        elif self.way is Way.SWALLOW:
-            self._tell_refusal(exchange)
-        else:
+        session.incoming = None
+        if self.way is Way.SWALLOW:
+            exchange.told = self.reply
+            if self.reset and not session.server_gone:
+                exchange.sent = RSET
+                session.to_server += RSET.wire
+        elif self._spool is not None:
             self._end = exchange
-            exchange.subject = self
+            session.incoming = self
+            self.pumping = True
+            session.hold(exchange)
+        else:
+            exchange.sent = END
+            session.to_server += b".\r\n"
         session.push(exchange)
-
-    def _tell_refusal(self, exchange: Exchange) -> None:
-        exchange.told = self.reply
-        if self.reset and not self.session.server_gone:
-            exchange.sent = RSET
-            self.session.to_server += RSET.wire
-
-    def remains(self) -> None:
-        """Nothing stays of it when its end has come."""
-
-    def answered(self, reply: Reply) -> None:
-        """The server's reply to our own DATA."""
-        session = self.session
-        if reply.code != 354:
-            self.refuse(reply, "early-refusal")
-            if self._end is not None:
-                self.mark(self._end)
-                self._tell_refusal(self._end)
-            return
-        self.way = Way.PASSING
-        if self._spool is None:
-            session.to_server += stuffed(bytes(self._held))
-            self._held.clear()
-            if self._end is not None:
-                if not session.to_server.endswith(b"\r\n"):
-                    session.to_server += b"\r\n"
-                session.to_server += b".\r\n"
-                self._end.sent = END
-            return
-        session.hold(self._end)
-        session.incoming = self
-        self.pumping = True
-        self.refill()
 
     def refill(self) -> None:
         """A piece more of the spool, for a server that has taken all there was."""
-        if self._spool is None or self.way is not Way.PASSING or self._end is None:
+        if self._end is None or self._spool is None or self._end.lost:
             return
-        first = self._spool.tell() == 0
-        read = self._spool.read(PIECE)
-        piece = self._carried + read
-        if read:
+        while True:
+            first = self._spool.tell() == 0
+            read = self._spool.read(PIECE)
+            piece = self._carried + read
+            if not read:
+                break
             # What may be the beginning of CRLF . is kept for the next piece, so that a line's first dot is seen.
             keep = 2 if piece.endswith(b"\r\n") else 1 if piece.endswith(b"\r") else 0
             self._carried = piece[len(piece) - keep :]
-            piece = piece[: len(piece) - keep]
-            piece = piece.replace(b"\r\n.", b"\r\n..")
+            piece = piece[: len(piece) - keep].replace(b"\r\n.", b"\r\n..")
             self.session.to_server += b"." + piece if first and piece.startswith(b".") else piece
-            return
-        tail = piece if piece.endswith(b"\r\n") or not self.transaction.size else piece + b"\r\n"
-        self.session.to_server += tail + b".\r\n"
+            if self.session.to_server:
+                return
+        self.session.to_server += piece + b".\r\n"
         self._spool.close()
         self._spool = None
         self._end.sent = END
+        self.pumping = False
         self.session.incoming = None
+
+    def remains(self) -> "Incoming | None":
+        """It stays until the end of data has its exchange."""
+        return self if self.way is Way.WAITING or self.pumping else None
+
+    def lost(self, reply: OwnReply | Reply, anomaly: str) -> None:
+        """The server will not take it any more: what comes is swallowed, and `reply` told at the end."""
+        if self.way is not Way.SWALLOW:
+            self.refuse(reply, anomaly)
 
     def take_back(self) -> None:
         """STREAM: half a mail is at the server, and only its link's end keeps it from being one."""

@@ -29,6 +29,7 @@ class Exchange:
 
     __slots__ = (
         "action",
+        "after",
         "anomalies",
         "asked",
         "asked_at",
@@ -63,6 +64,7 @@ class Exchange:
         self.octets = 0  # of content or chunk
         self.due = 1  # replies the server still owes (LMTP and PRDR: more than one)
         self.closes = False  # both links are closed when it is told
+        self.after: Callable[[Exchange], None] | None = None  # called when it is concluded and on record
         self.conclude: Callable[[Exchange], None] | None = None  # asked once it stands at the head, undecided
         self.noise = b""
         self.lost = False  # the server will not reply any more
@@ -79,7 +81,7 @@ class Exchange:
     def settled(self) -> bool:
         """It can be told (or, if it is our own, forgotten)."""
         if self.sent is None or self.lost:
-            return self.told is not None
+            return self.told is not None or self.asked is None
         return self.got is not None
 
 

@@ -39,10 +39,17 @@ def _undo(session: "Session", exchange: Exchange) -> None:
             session.transaction, session.incoming = exchange.before
 
 
+def _let_go(exchange: Exchange) -> None:
+    """What was held back of the mail before is not wanted any more."""
+    if exchange.before is not None and isinstance(exchange.before[1], Incoming | Chunks):
+        exchange.before[1].discard()
+
+
 def _replied_hello(session: "Session", exchange: Exchange) -> None:
     if not _done(exchange) or not isinstance(exchange.asked, Command):
         _undo(session, exchange)
         return
+    _let_go(exchange)
     got, told = exchange.got, exchange.told
     esmtp = exchange.verb.name != "HELO"
     session.client.hello = exchange.asked.argument.domain
@@ -57,6 +64,7 @@ def _replied_mail(session: "Session", exchange: Exchange) -> None:
     if _done(exchange) and exchange.transaction is not None:
         _abandon(session, "another MAIL")
         exchange.transaction.begun = True
+        _let_go(exchange)
         session.begun = exchange.transaction
         session.note(Kind.BEGIN, exchange.transaction)
     else:
@@ -72,6 +80,7 @@ def _replied_rset(session: "Session", exchange: Exchange) -> None:
     if exchange.asked is None:
         return
     if _done(exchange):
+        _let_go(exchange)
         _abandon(session, "RSET")
     else:
         _undo(session, exchange)
@@ -85,12 +94,8 @@ def _abandon(session: "Session", why: str) -> None:
 
 
 def _replied_data(session: "Session", exchange: Exchange) -> None:
-    if exchange.asked is None:
-        if isinstance(exchange.subject, Incoming) and exchange.got is not None:
-            exchange.subject.answered(exchange.got)
-        return
     told = exchange.told
-    if told is None or told.code != 354:
+    if exchange.asked is None or told is None or told.code != 354:
         return
     transaction = exchange.transaction or session.begin_unasked()
     depth = exchange.subject if isinstance(exchange.subject, Depth) else Depth.STREAM

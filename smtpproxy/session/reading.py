@@ -155,9 +155,11 @@ class Reading:
         if not line.endswith(b"\r\n"):
             session.client_violated("bare-lf-in-command", "in a SASL line", say.BARE_LF)
             return False
-        exchange = Exchange(SASL, Command(SASL, Secret(line[:-2]), Secret(line), Secret(line), ()), session.clock())
-        if self._skipped or len(line) > session.limits.auth_line or not is_sasl_line(line[:-2]):
-            self._skipped = 0
+        long = self._skipped or len(line) > session.limits.auth_line
+        shown = Secret((self._head if self._skipped else line[:SHOWN]) if long else line)
+        self._skipped = 0
+        exchange = Exchange(SASL, Command(SASL, Secret(line[:-2]), shown, Secret(line), ()), session.clock())
+        if long or not is_sasl_line(line[:-2]):
             exchange.anomalies = ("sasl-malformed",)
             exchange.action = "answer"
             exchange.told = say.SASL_SYNTAX

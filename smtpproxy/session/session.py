@@ -133,6 +133,9 @@ class Session:
         if self.opaque:
             self.to_client += data
             return
+        if self._securing is not None:
+            closing.server_violated(self, ProtocolError(Side.SERVER, "octets-behind-220", f"{len(data)} octets"))
+            return
         replies, broken = self._reader.feed_until_broken(data)
         last = len(replies) - 1
         try:
@@ -160,13 +163,13 @@ class Session:
         exchange, reply = self._securing
         if side is Side.SERVER:
             self.server.tls = info
-            if self.reading.left:
-                self.client_violated("octets-behind-starttls", f"{self.reading.left} octets")
-                closing.abort_server(self)
+            if self._injected():
                 return
             exchange.got = reply
             self.settle()
             self.effects.append(StartTLS(Side.CLIENT))
+            return
+        if self._injected():
             return
         self.client.tls = info
         self._securing = None
@@ -179,6 +182,14 @@ class Session:
         )
         self.holder = None
         self.reading.read()
+
+    def _injected(self) -> bool:
+        """Octets came in clear behind STARTTLS: they must never act inside TLS (CVE-2011-0411)."""
+        if not self.reading.left:
+            return False
+        closing.abort_server(self)
+        self.client_violated("octets-behind-starttls", f"{self.reading.left} octets")
+        return True
 
     def tls_failed(self, side: Side, why: str) -> None:
         """The handshake failed: never clear text instead (454 to the client while that is still possible)."""
@@ -301,7 +312,7 @@ class Session:
                 if head.told is None and head.conclude is not None:
                     conclude, head.conclude = head.conclude, None
                     conclude(head)
-                if head.told is None:
+                if head.told is None and not (head.lost and head.asked is None):
                     return
             elif head.got is None:
                 return
@@ -325,7 +336,8 @@ class Session:
             elif type(told) is OwnReply:
                 told = told.form(b"ENHANCEDSTATUSCODES" in self.client.capabilities.keywords)
             exchange.told = told
-            self.to_client += told.raw
+            if not self.client_gone:
+                self.to_client += told.raw
             if verb.name == "QUIT" and told.code == 221:
                 self._goodbye = True
         if exchange.noise:
@@ -353,7 +365,9 @@ class Session:
         if notes:
             for note in notes:  # what followed from it stands behind it
                 self._record(note)
-        if exchange.closes:
+        if exchange.after is not None:
+            exchange.after(exchange)
+        if exchange.closes or (self.client_gone and self.ledger.awaited is None):
             closing.close_both(self)
         elif self.draining and not self.ledger.exchanges:
             closing.drain(self)
@@ -434,9 +448,14 @@ class Session:
         closing.client_violated(self, anomaly, why, reply)
 
     def swallow(self, octets: int) -> None:
-        """Count what is thrown away in this session: there is an end to that too."""
+        """Count the octets of refused chunks in this session: there is an end to that too."""
         self._swallowed += octets
         if self._swallowed > self.limits.swallow:
+            self.too_much()
+
+    def too_much(self) -> None:
+        """The client goes on sending what was refused."""
+        if not self.deaf:
             self.client_violated("swallow-limit", f"over {self.limits.swallow} octets", say.TOO_BIG_TO_SWALLOW)
 
     def expect_noise(self) -> None:

@@ -24,6 +24,7 @@ END_OF_DATA: Final = b"\r\n.\r\n"
 _SASL_LINE = re.compile(rb"\*|=|(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_ASTRAY = re.compile(rb"\0|\r(?!\n)|(?<!\r)\n")
 _BARE_LF_DOT = re.compile(rb"(?<!\r)\n\.")
 _DOT_BARE_LF = re.compile(rb"\r\n\.(?=\n)")
 
@@ -36,13 +37,14 @@ class Content:
     CRLF, stuffed anew so that LF . LF can't become an end; bare CR and NUL by a blank.
     """
 
-    __slots__ = ("_begun", "_line_start", "done", "plain", "stray")
+    __slots__ = ("_begun", "_line_start", "done", "plain", "stray", "stray_at")
 
     def __init__(self) -> None:
         self._begun = False  # something was given already: the next octet is not at the start of the content
         self._line_start = False  # what was given last ended in a CRLF that we made of a bare LF
         self.done = False
         self.stray = False
+        self.stray_at = -1  # in `plain`, of the first octet astray in what was taken last; -1: none
         self.plain: bytes = b""
 
     def take(self, data: bytes, start: int) -> tuple[bytes, int]:
@@ -51,6 +53,7 @@ class Content:
         The rest is what is kept back (give it again with more behind it) or, when `done`, what follows the end.
         """
         begun = self._begun
+        self.stray_at = -1
         if not begun:
             head = data[start : start + 3]
             if head == b".\r\n":
@@ -105,8 +108,10 @@ class Content:
         """
         plain = _unstuffed(body, begun)
         clean = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b" ", plain.replace(b"\0", b" ")))
-        if clean != plain:
+        astray = _ASTRAY.search(plain)
+        if astray is not None:
             self.stray = True
+            self.stray_at = astray.start()
         self.plain = clean
         wire = _BARE_CR.sub(b" ", body.replace(b"\0", b" "))
         wire = _DOT_BARE_LF.sub(b"\r\n", wire)

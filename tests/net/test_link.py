@@ -1,6 +1,8 @@
 """Links: what epoll says and what a read or send then finds."""
 
 import errno
+import os
+import select
 import socket
 from collections.abc import Iterator
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
@@ -100,9 +102,11 @@ def test_what_the_kernel_does_not_take_stays_in_order(pair: Pair) -> None:
     assert octets == whole[link.sent :]
     got = bytearray()
     while len(got) < len(whole):
-        got += peer.recv(1_000_000)
-        link.blocked = False
-        if octets:
+        readable, writable, _ = select.select([peer], [link.socket] if octets else [], [], 5)
+        assert readable or writable
+        if readable:
+            got += peer.recv(1_000_000)
+        if writable:
             link.send(octets, 102.0)
     assert got == whole
 
@@ -184,6 +188,5 @@ def test_an_end_or_a_reset_is_no_talk(pair: Pair) -> None:
     assert not link.talked()
     link.socket.close()
     assert not link.talked()
-    with pytest.raises(OSError, match="") as caught:
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         link.receive(1)
-    assert caught.value.errno == errno.EBADF

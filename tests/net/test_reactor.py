@@ -197,3 +197,19 @@ def test_close_lets_go_of_the_descriptors(disk: Disk) -> None:
     assert len(os.listdir("/proc/self/fd")) == before + 2
     reactor.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_what_is_recorded_while_sending_is_written_before_the_reactor_sleeps(
+    reactor: Reactor, disk: Disk
+) -> None:
+    """The end of the last session must not wait for the next one to be on record."""
+    steps = Steps(reactor, disk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reactor.run)
+        reactor.ready(steps)
+        reactor.wake()
+        await until(lambda: len(steps.done) == 2, "no turn")
+        await settled()
+        (_, flushes) = steps.done[1]  # type: ignore[misc]
+        assert disk.flushes > flushes  # type: ignore[has-type]
+        nursery.cancel_scope.cancel()

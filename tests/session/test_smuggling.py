@@ -11,15 +11,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.policy.judge import Judge, extension_rule
 from smtpproxy.policy.rules import Treatment
 from smtpproxy.session.records import Kind
-from smtpproxy.session.state import Transaction
-from smtpproxy.session.verdicts import PASS, Action, Depth, PassAll, Verdict
-from tests.models import LOOKALIKES, MODELS, Model, Talk, converse, cut_at_random, shown
+from smtpproxy.session.verdicts import PASS, Action, Depth, Verdict
+from tests.models import LOOKALIKES, MODELS, Looker, Model, Talk, converse, cut_at_random, octet_by_octet, shown
 from tests.play import DATA, play
 
 HELLO = b"EHLO me.example\r\n"
@@ -32,38 +31,6 @@ BIG = 200_000
 numbers = pytest.mark.parametrize("number", LOOKALIKES, ids=lambda n: f"{n}-{shown(LOOKALIKES[n])}")
 models = pytest.mark.parametrize("model", MODELS, ids=repr)
 newlines = pytest.mark.parametrize("newlines", ["normalise", "refuse"])
-
-
-class Looker(PassAll):
-    """A judge that looks into every mail, keeps what it saw, and gives one verdict."""
-
-    def __init__(self, depth: Depth, verdict: Callable[[bytes], Verdict] = lambda seen: PASS, limit: int = 0) -> None:
-        self._depth = depth
-        self._verdict = verdict
-        self._limit = limit
-        self.seen: list[bytes] = []
-        self.header = self._judged  # type: ignore[assignment]  # PassAll has none
-        self.content = self._judged_content  # type: ignore[assignment]
-
-    def depth(self, transaction: Transaction) -> Depth:
-        """The one depth."""
-        return self._depth
-
-    def max_size(self, session: Any) -> int:
-        """The one limit."""
-        return self._limit
-
-    def _judged(self, header: bytes, session: Any) -> Verdict:
-        self.seen.append(header)
-        return self._verdict(header)
-
-    def _judged_content(self, content: Any, session: Any) -> Verdict:
-        return self._judged(content.read(), session)
-
-
-def octet_by_octet(octets: bytes) -> Iterator[bytes]:
-    """The finest cut."""
-    return (octets[i : i + 1] for i in range(len(octets)))
 
 
 def one_mail(model: Model, content: bytes, **options: Any) -> Talk:
@@ -664,6 +631,22 @@ VERDICTS: dict[str, Callable[[bytes], Verdict]] = {
 }
 
 
+def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without the one anomaly that is about time: whether more had come already when a command was answered."""
+    return [
+        {**record, "anomalies": [name for name in record.get("anomalies", ()) if name != "pipelined-behind-hold"]}
+        for record in records
+    ]
+
+
+TWO_MAILS = (
+    HELLO + b"MAIL FROM:<d@x.example>\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nDATA\r\n.\r\n" + QUIT
+)
+LARGE_CHUNK = HELLO + ENVELOPE + b"BDAT 58 LAST\r\n\r\n" + b"MAIL FROM:<evil@x.example>\r\n" * 2 + b"RSET\r\n" + QUIT
+STRAY_BEHIND = HELLO + ENVELOPE + b"DATA\r\na\r\n\r\n\r\r\n.\r\n" + QUIT
+STRAY_BEFORE = HELLO + ENVELOPE + b"DATA\r\na\n\r\n\r\nb\r\n.\r\n" + QUIT
+
+
 @given(
     conversations(),
     st.sampled_from(MODELS),
@@ -673,7 +656,12 @@ VERDICTS: dict[str, Callable[[bytes], Verdict]] = {
     st.sampled_from([0, 0, 40]),
     st.integers(0, 50),
 )
-@settings(deadline=None, derandomize=True, max_examples=1500)
+@example(Said(TWO_MAILS, 1), MODELS[0], Depth.STREAM, "pass", "normalise", 0, 0)  # the server refuses the second MAIL
+@example(Said(LARGE_CHUNK, 1), MODELS[0], Depth.HEADER, "pass", "normalise", 40, 4)  # the limit is behind the header
+@example(Said(LARGE_CHUNK, 1), MODELS[0], Depth.HEADER, "discard", "normalise", 40, 4)  # as is a verdict
+@example(Said(STRAY_BEHIND, 1), MODELS[0], Depth.HEADER, "discard", "refuse", 0, 9)  # a stray behind the header
+@example(Said(STRAY_BEFORE, 1), MODELS[0], Depth.HEADER, "discard", "refuse", 0, 9)  # and one in it
+@settings(deadline=None, derandomize=True, max_examples=500)
 def test_no_smuggling(
     said: Said, model: Model, depth: Depth, verdict: str, newlines: str, limit: int, seed: int
 ) -> None:
@@ -682,7 +670,7 @@ def test_no_smuggling(
     And any cut has the same outcome: the same told, the same understood (I6).
     """
     heard = []
-    for cut in (None, partial(cut_at_random, seed=seed)):
+    for cut in (None, partial(cut_at_random, seed=seed), octet_by_octet):
         judge = Looker(depth, VERDICTS[verdict], limit)
         talk = converse(None, model.fresh(), said.octets, cut=cut, judge=judge, newlines=newlines)
         event(f"{len(talk.model.mails)} mails")
@@ -693,8 +681,9 @@ def test_no_smuggling(
             assert talk.understood == talk.committed
         assert talk.model.idle or talk.aborted
         assert all(not command.startswith(b"MAIL FROM:<evil") or b"evil" in said.octets for command in talk.sent)
-        heard.append((talk.told, talk.model.mails, talk.model.commands))
+        heard.append((talk.told, talk.model.mails, talk.model.commands, untimed(talk.records)))
     assert heard[0] == heard[1]
+    assert heard[0] == heard[2]
 
 
 @given(hostile, st.sampled_from(MODELS), st.integers(0, 50))

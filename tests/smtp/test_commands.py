@@ -1,7 +1,7 @@
 """Command lines: what is a command, what is forwarded, and what a record shows; C01–C52 and E01–E35."""
 
 import re
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from smtpproxy.smtp import abnf
 from smtpproxy.smtp.arguments import (
     MAX_CHUNK,
+    MAX_DOMAIN,
     NOTHING,
     Attributes,
     Auth,
@@ -319,7 +320,9 @@ def parameters_of(verb: bytes) -> st.SearchStrategy[tuple[Parameter, ...]]:
 
 VALUES: dict[Argument, st.SearchStrategy[Value]] = {
     Argument.NONE: st.just(NOTHING),
-    Argument.HELLO: st.builds(Hello, pieces(abnf.DOMAIN_ASCII) | pieces(abnf.ADDRESS_LITERAL)),
+    Argument.HELLO: (pieces(abnf.DOMAIN_ASCII) | pieces(abnf.ADDRESS_LITERAL))
+    .filter(lambda domain: len(domain) <= MAX_DOMAIN)
+    .map(Hello),
     Argument.MAIL: st.builds(Mail, MAILBOXES | st.just(Path(b"", b"")), parameters_of(b"MAIL")),
     Argument.RCPT: st.builds(Rcpt, MAILBOXES | st.just(Path(b"Postmaster", b"")), parameters_of(b"RCPT")),
     Argument.STRING: TEXTS.filter(bool).map(Text),
@@ -595,8 +598,8 @@ def test_no_line_is_slow(verb: bytes) -> None:
         for head in (b" ", b"", b" FROM:<", b" TO:", b" FROM:<a@b> "):
             line = (verb + head + run * 2000)[:2000] + b"\r\n"
             took = []
-            for _ in range(2):
-                began = perf_counter()
+            for _ in range(3):
+                began = thread_time()
                 describe(parse_command(line))
-                took.append(perf_counter() - began)
+                took.append(thread_time() - began)
             assert min(took) < 0.010, line[:40]

@@ -1,0 +1,365 @@
+"""STARTTLS (architecture §8, attacks.md B01–B18, B37–B46; S5, I5): server first, and no octet of either side crosses the
+boundary. The shipped rules can't end TLS yet: they take the keyword out and answer 454."""
+
+from collections.abc import Callable
+
+import pytest
+
+from smtpproxy.session.session import Session
+from smtpproxy.session.state import TLSInfo
+from smtpproxy.smtp.errors import Side
+from tests.play import play
+from tests.session.judges import BROKEN_PLAIN, ENVELOPE, GREETING, OPEN, allow, anomalies, exchanges, hello
+
+OFFER = {"STARTTLS": hello("STARTTLS"), "X-ANONYMOUSTLS": hello("X-ANONYMOUSTLS")}
+INFO = TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+GO = """
+    C> {verb}
+    >S {verb}
+    S> 220 go
+    -> start-tls server
+"""
+DONE = """
+    !! tls-done server
+    >C 220 go
+    -> start-tls client
+
+    !! tls-done client
+"""
+AGAIN = """
+    C> EHLO me.example
+    >S EHLO me.example
+    S> 250 mx.example
+    >C 250 mx.example
+"""
+CUT = """
+    -> abort server
+    -> close client
+"""
+both = pytest.mark.parametrize("verb", list(OFFER))
+NOOP = "\n    C> NOOP\n    >S NOOP\n    S> 250 n\n    >C 250 n\n"
+
+
+# ------------------------------------------------------------------------------------------------------- as it should
+
+
+@both
+def test_the_order_of_things(verb: str) -> None:
+    """§8: the server's 220 is told only when its link is encrypted; then the client's handshake; then a new hello."""
+    records = play(OFFER[verb] + GO.format(verb=verb) + DONE + AGAIN + NOOP, rules=OPEN)
+    event = next(r for r in records if r["kind"] == "link-tls")
+    assert event["client"]["version"] == event["server"]["version"] == "TLSv1.3"
+    assert [r["verb"] for r in exchanges(records)] == ["GREETING", "EHLO", verb, "EHLO", "NOOP"]
+
+
+@both
+def test_what_was_said_before_is_forgotten(verb: str) -> None:
+    """RFC 3207 §4.2: hello, list and transaction: a parameter offered in clear is not offered any more."""
+    play(
+        hello(verb, "SIZE 100", "ENHANCEDSTATUSCODES")
+        + ENVELOPE
+        + GO.format(verb=verb)
+        + DONE
+        + """
+        C> MAIL FROM:<a@x.example> SIZE=10
+        >C 555 Parameter not offered here
+    """
+        + AGAIN
+        + """
+        C> MAIL FROM:<a@x.example> SIZE=10
+        >C 555 Parameter not offered here
+    """,
+        rules=OPEN,
+    )
+
+
+def test_a_transaction_from_before_is_over() -> None:
+    """B22: BDAT inside TLS for a MAIL before it: 503 here."""
+    play(
+        hello("STARTTLS", "CHUNKING")
+        + ENVELOPE
+        + GO.format(verb="STARTTLS")
+        + DONE
+        + hello("CHUNKING").removeprefix(GREETING)
+        + "\n    C> BDAT 4 LAST\n    C> NOOP\\\n    >C 503 Need MAIL and RCPT first\n"
+        + NOOP,
+        rules=OPEN,
+    )
+
+
+def test_the_abandoned_transaction_is_on_record() -> None:
+    """B22: begun in clear, and come to no end."""
+    records = play(hello("STARTTLS") + ENVELOPE + GO.format(verb="STARTTLS") + DONE + AGAIN, rules=OPEN)
+    assert [r["kind"] for r in records if r["kind"].startswith("tx-")] == ["tx-begin", "tx-refused"]
+
+
+def test_pipelined_before_it_is_answered_before_it() -> None:
+    """I1: what was asked in clear is told in clear, and first."""
+    play(
+        hello("STARTTLS")
+        + """
+        C> NOOP
+        C> EXPN x
+        C> STARTTLS
+        >S NOOP
+        >S EXPN x
+        >S STARTTLS
+
+        S> 250 n
+        >C 250 n
+
+        S> 502 x
+        >C 502 x
+
+        S> 220 go
+        -> start-tls server
+    """
+        + DONE,
+        rules=OPEN,
+    )
+
+
+@both
+@pytest.mark.parametrize("reply", ["454 4.7.0 later", "502 no", "501 syntax", "503 order", "421 bye", "554 x"])
+def test_refused_by_the_server(verb: str, reply: str) -> None:
+    """B24–B30: its reply is told; the session goes on in clear if the client wants to."""
+    closes = "    -> close server\n    -> close client\n" if reply.startswith("421") else NOOP
+    play(f"{OFFER[verb]}\n    C> {verb}\n    >S {verb}\n    S> {reply}\n    >C {reply}\n{closes}", rules=OPEN)
+
+
+@both
+@pytest.mark.parametrize("code", [200, 221, 235, 250, 251, 299, 300, 334, 353, 354, 355])
+def test_accepted_with_a_wrong_code(verb: str, code: int) -> None:
+    """B31–B36 (striptls StripWithInvalidResponseCode, O_4): neither TLS nor clear text: 421 and close."""
+    records = play(f"{OFFER[verb]}\n    C> {verb}\n    >S {verb}\n    S> {code} ok\n{BROKEN_PLAIN}", rules=OPEN)
+    assert "reply-impossible" in anomalies(records)
+
+
+@both
+def test_the_server_goes_instead(verb: str) -> None:
+    """B33–B36: 421; never clear text."""
+    asked = f"{OFFER[verb]}\n    C> {verb}\n    >S {verb}\n"
+    play(f"{asked}\n    !! end server\n    >C 421 Connection to the mail server lost, try again later\n    -> close server\n"
+         "    -> close client\n", rules=OPEN)  # fmt: skip
+    play(f"{asked}\n    !! timeout server\n    >C 421 The mail server does not answer, try again later\n{CUT}", rules=OPEN)
+
+
+# ----------------------------------------------------------------------------------------------------- B01–B18: client
+
+TAILS = ["E", "EHLO x\\r\\n", "MAIL FROM:<a@x.example>\\r\\n", "\\0", "\\n", "\\x16\\x03\\x01", "QUIT\\r\\n", "STARTTLS\\r\\n", "AUTH PLAIN x"]
+
+
+@both
+@pytest.mark.parametrize("tail", TAILS)
+def test_octets_of_the_client_behind_starttls(verb: str, tail: str) -> None:
+    """B01–B15, I5 (CVE-2011-0411): read in clear, so they never act: closed, nothing of them forwarded."""
+    records = play(
+        f"""{OFFER[verb]}
+        C> {verb}
+        C> {tail}\\
+        >S {verb}
+
+        S> 220 go
+        -> start-tls server
+
+        !! tls-done server
+        -> abort server
+        -> close client
+    """,
+        rules=OPEN,
+    )
+    assert "octets-behind-starttls" in anomalies(records)
+    assert "MAIL" not in [r.get("verb") for r in records]
+
+
+@pytest.mark.parametrize("tail", [b"E", b"EHLO x\r\n", b"\x16\x03\x01"])
+def test_octets_of_the_client_in_a_second_segment(tail: bytes) -> None:
+    """B16–B18: before 220 was told; between the two handshakes the client is not read at all."""
+    for when in range(3):
+        session = ready()
+        said = b""
+        if when == 0:
+            session.client_sent(tail)
+        session.server_sent(b"220 go\r\n")
+        assert not session.wants(Side.CLIENT)
+        if when == 1:
+            session.client_sent(tail)
+        session.to_server.clear()
+        session.tls_done(Side.SERVER, INFO)
+        if when < 2:
+            assert session.closed
+            assert b"220" not in session.to_client
+            assert session.to_server == b""
+            continue
+        assert not session.wants(Side.CLIENT)
+        said = bytes(session.to_client)
+        assert said == b"220 go\r\n"
+
+
+def ready(record: Callable[[object], None] = lambda record: None, verb: bytes = b"STARTTLS") -> Session:
+    """STARTTLS was asked."""
+    session = Session(judge=OPEN, record=record, clock=lambda: 0.0)
+    session.server_sent(b"220 mx\r\n")
+    session.client_sent(b"EHLO me\r\n")
+    session.server_sent(b"250-mx\r\n250 " + verb + b"\r\n")
+    session.client_sent(verb + b"\r\n")
+    session.to_client.clear()
+    return session
+
+
+def test_octets_given_between_the_handshakes_never_act() -> None:
+    """I5: a driver that read too much gives octets between the 220 and the client's handshake: they are no commands."""
+    session = ready()
+    session.server_sent(b"220 go\r\n")
+    session.tls_done(Side.SERVER, INFO)
+    session.to_server.clear()
+    session.client_sent(b"MAIL FROM:<evil@x.example>\r\n")
+    session.tls_done(Side.CLIENT, INFO)
+    assert b"evil" not in session.to_server
+
+
+def test_no_octet_between_effect_and_done() -> None:
+    """§8: nothing is appended to a side while its handshake is under way."""
+    session = ready()
+    session.to_server.clear()
+    session.server_sent(b"220 go\r\n")
+    assert (session.to_client, session.to_server) == (b"", b"")
+    session.timed_out(Side.CLIENT)
+    assert (session.to_client, session.to_server) == (b"", b"")
+    assert session.closed
+
+
+@pytest.mark.parametrize("line", ["STARTTLS now", "STARTTLS STARTTLS", "X-ANONYMOUSTLS 1"])
+def test_with_an_argument(line: str) -> None:
+    """B19: 501 (RFC 3207 §4), and no handshake."""
+    play(f"{OFFER['STARTTLS']}\n    C> {line}\n    >C 501 Syntax error in parameters or arguments\n", rules=OPEN)
+
+
+@pytest.mark.parametrize("before", [GREETING, hello("SIZE"), hello(verb="HELO")])
+def test_where_it_was_not_offered(before: str) -> None:
+    """B21: before EHLO, after HELO, not in the list."""
+    for verb in OFFER:
+        records = play(f"{before}\n    C> {verb}\n    >C 502 Command not offered here\n", rules=OPEN)
+        assert "verb-not-offered" in anomalies(records)
+
+
+def test_twice() -> None:
+    """B20, B48: inside TLS it is offered again by nobody who keeps to RFC 3207 §4.2; without an offer it is refused."""
+    play(OFFER["STARTTLS"] + GO.format(verb="STARTTLS") + DONE + AGAIN + "\n    C> STARTTLS\n    >C 502 Command not offered here\n",
+         rules=OPEN)  # fmt: skip
+
+
+def test_offered_inside_tls() -> None:
+    """B48: STARTTLS in the list inside TLS is not told, and not begun twice."""
+    script = OFFER["STARTTLS"] + GO.format(verb="STARTTLS") + DONE
+    script += hello("STARTTLS", told=()).removeprefix(GREETING)
+    play(script, rules=allow("STARTTLS"))
+
+
+# ---------------------------------------------------------------------------------------------------- B37–B46: server
+
+
+@both
+@pytest.mark.parametrize("tail", ["2", "250 mx\\r\\n", "250-mx\\r\\n250 AUTH PLAIN\\r\\n", "\\x16\\x03\\x03", "x", "\\r\\n", "220 go\\r\\n"])
+def test_octets_of_the_server_behind_220(verb: str, tail: str) -> None:
+    """B37–B46, I5 (CVE-2021-38371): in the same segment: nothing of them reaches the client, ever."""
+    session = ready(verb=verb.encode())
+    octets = tail.encode().decode("unicode_escape").encode("latin-1")
+    session.server_sent(b"220 go\r\n" + octets)
+    assert session.closed
+    assert bytes(session.to_client) == b"421 The mail server broke the protocol, try again later\r\n"
+
+
+@pytest.mark.parametrize("tail", [b"2", b"250 mx\r\n", b"\x16\x03\x03", b"x"])
+@pytest.mark.parametrize("cut", [1, 2, 3, 8])
+def test_octets_of_the_server_behind_220_in_any_cut(tail: bytes, cut: int) -> None:
+    """B37–B46: also when they come in a read of their own, before the handshake: the session never takes them for replies."""
+    octets = b"220 go\r\n" + tail
+    records: list[object] = []
+    session = ready(records.append)
+    for at in range(0, len(octets), cut):
+        session.server_sent(octets[at : at + cut])
+    if not session.closed:
+        session.tls_done(Side.SERVER, INFO)
+    assert session.closed
+    assert b"220" not in session.to_client
+    assert "octets-behind-220" in str(records)
+
+
+def test_a_220_of_several_lines() -> None:
+    """RFC 5321 §4.2.1: still one reply, with nothing behind it."""
+    play(f"{OFFER['STARTTLS']}\n    C> STARTTLS\n    >S STARTTLS\n    S> 220-go\n    S> 220 on\n    -> start-tls server\n\n"
+         "    !! tls-done server\n    >C 220-go\n    >C 220 on\n    -> start-tls client\n\n    !! tls-done client\n", rules=OPEN)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------- failures
+
+
+@both
+def test_the_handshake_with_the_server_fails(verb: str) -> None:
+    """§8: 454 to the client, the server's link cut, never clear text instead: the rest of the session is an orphan."""
+    failed = OFFER[verb] + GO.format(verb=verb) + "\n    !! tls-failed server\n    >C 454 TLS not available\n    -> abort server\n"
+    records = play(failed + "\n    C> MAIL FROM:<a@x.example>\n"
+                   "    >C 421 The session to the mail server is over, try again later\n    -> close client\n", rules=OPEN)  # fmt: skip
+    assert "tls-failed" in anomalies(records)
+    play(failed + "\n    C> QUIT\n    >C 221 Bye\n    -> close client\n", rules=OPEN)
+    play(failed + "\n    !! end client\n    -> close client\n", rules=OPEN)
+
+
+@both
+def test_the_handshake_with_the_client_fails(verb: str) -> None:
+    """220 was told already: nothing can be told any more; both links close."""
+    records = play(OFFER[verb] + GO.format(verb=verb) + "\n    !! tls-done server\n    >C 220 go\n    -> start-tls client\n"
+                   "\n    !! tls-failed client\n" + CUT, rules=OPEN)  # fmt: skip
+    assert "tls-failed" in anomalies(records)
+
+
+def test_results_nobody_waits_for_are_no_results() -> None:
+    """A driver that says tls-done out of turn changes nothing."""
+    play(GREETING + "\n    !! tls-done server\n\n    !! tls-failed server\n\n    !! tls-done client\n" + NOOP, rules=OPEN)
+
+
+@pytest.mark.parametrize("how", ["end client", "lost", "end server", "timeout client", "timeout server"])
+def test_a_link_lost_within_a_handshake(how: str) -> None:
+    """No reply can be read within a handshake: both close, nothing is told in clear."""
+    for step in ("", "\n    !! tls-done server\n    >C 220 go\n    -> start-tls client\n"):
+        session = ready()
+        session.server_sent(b"220 go\r\n")
+        if step:
+            session.tls_done(Side.SERVER, INFO)
+        session.to_client.clear()
+        {
+            "end client": lambda: session.client_sent(b""),
+            "lost": session.client_lost,
+            "end server": lambda: session.server_sent(b""),
+            "timeout client": lambda: session.timed_out(Side.CLIENT),
+            "timeout server": lambda: session.timed_out(Side.SERVER),
+        }[how]()
+        assert b"220" not in session.to_client
+        if step:
+            assert session.to_client == b""
+
+
+# ----------------------------------------------------------------------------------------------------- shipped rules
+
+
+@both
+def test_the_shipped_rules_take_it_out_and_answer_454(verb: str) -> None:
+    """Until both links can be encrypted here: stripped, in every EHLO, and 454 to whoever tries."""
+    records = play(
+        hello(verb, "SIZE 100", told=("SIZE 100",))
+        + f"""
+        C> {verb}
+        >C 454 TLS not available
+        C> {verb.lower()}
+        >C 454 TLS not available
+    """
+        + NOOP
+        + hello(verb, "SIZE 100", told=("SIZE 100",)).removeprefix(GREETING)
+    )
+    assert all(r["sent"] is None for r in exchanges(records) if r["verb"] == verb)
+
+
+def test_octets_behind_a_refused_starttls_are_commands() -> None:
+    """B01 where STARTTLS is refused here: no boundary, no injection: each line is answered in clear."""
+    play(hello() + "\n    C> STARTTLS\n    C> NOOP\n    >C 454 TLS not available\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n")
