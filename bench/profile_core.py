@@ -1,17 +1,17 @@
 """What the sans-IO core costs by itself: `python bench/profile_core.py`, for developers.
 
 A session is fed what smtp-source and smtp-sink say, one reply or command at a time as the driver would, under the
-shipped rules; with the audit, its lines are rendered and written to /dev/null at each turn. No socket, no trio. The
+shipped rules; with the audit, its lines are rendered and written to a file at each turn. No socket, no trio. The
 driver's part is what bench.py measures beyond this. `--top N` adds cProfile's N dearest functions, which take several
 times longer under it: only their order counts.
 """
 
 import argparse
 import cProfile
-import os
 import pstats
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,31 +84,32 @@ def main() -> None:
 
     loaded = load_rules(())
     judge = Judge(loaded.rules)
-    null = os.open(os.devnull, os.O_WRONLY)
-    audit = AuditLog(null, wall=lambda at: at)
-    ways: dict[str, tuple[Record, Callable[[], object]]] = {
-        "session": (lambda item: None, lambda: None),
-        "session + audit": (audit.session("bench-1"), audit.flush),
-    }
-    conversations = {
-        "a conversation: HELO, one 1 KiB mail, QUIT": ([*OPEN, *mail(1024), *CLOSE], 1),
-        "a conversation of 100 mails, by the mail": ([*OPEN, *mail(1024) * 100, *CLOSE], 100),
-        "a conversation of one 10 MiB mail, by the MiB": ([*OPEN, *mail(10 << 20), *CLOSE], 10),
-    }
-    print("| µs of CPU, least (median) |", " | ".join(ways), "|\n| --- |", " | ".join("---:" for _ in ways), "|")
-    for title, (turns, parts) in conversations.items():
-        cells = []
-        for record, flush in ways.values():
-            found = [one / parts * 1e6 for one in seconds(turns, max(1, chosen.times // parts), judge, record, flush)]
-            cells.append(f"{min(found):.0f} ({statistics.median(found):.0f})")
-        print(f"| {title} | {' | '.join(cells)} |", flush=True)
-    if chosen.top:
-        turns, _ = conversations["a conversation of 100 mails, by the mail"]
-        record, flush = ways["session + audit"]
-        profile = cProfile.Profile()
-        profile.runcall(seconds, turns, max(1, chosen.times // 100), judge, record, flush)
-        pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(chosen.top)
-    os.close(null)
+    with tempfile.TemporaryFile() as file:
+        audit = AuditLog(file.fileno(), wall=lambda at: at)
+        ways: dict[str, tuple[Record, Callable[[], object]]] = {
+            "session": (lambda item: None, lambda: None),
+            "session + audit": (audit.session("bench-1"), audit.flush),
+        }
+        conversations = {
+            "a conversation: HELO, one 1 KiB mail, QUIT": ([*OPEN, *mail(1024), *CLOSE], 1),
+            "a conversation of 100 mails, by the mail": ([*OPEN, *mail(1024) * 100, *CLOSE], 100),
+            "a conversation of one 10 MiB mail, by the MiB": ([*OPEN, *mail(10 << 20), *CLOSE], 10),
+        }
+        print("| µs of CPU, least (median) |", " | ".join(ways), "|\n| --- |", " | ".join("---:" for _ in ways), "|")
+        for title, (turns, parts) in conversations.items():
+            cells = []
+            for record, flush in ways.values():
+                found = [
+                    one / parts * 1e6 for one in seconds(turns, max(1, chosen.times // parts), judge, record, flush)
+                ]
+                cells.append(f"{min(found):.0f} ({statistics.median(found):.0f})")
+            print(f"| {title} | {' | '.join(cells)} |", flush=True)
+        if chosen.top:
+            turns, _ = conversations["a conversation of 100 mails, by the mail"]
+            record, flush = ways["session + audit"]
+            profile = cProfile.Profile()
+            profile.runcall(seconds, turns, max(1, chosen.times // 100), judge, record, flush)
+            pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(chosen.top)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ _LIMITS: Mapping[str, tuple[str, str]] = {
         _OCTETS + "the longest command line, with its CRLF",
         "RFC 5321 asks for 512, and every extension adds some; this is Postfix's limit",
     ),
-    "auth_line": (_OCTETS + "the longest line of a log-in, with its CRLF", "RFC 4954 §4.5"),
+    "auth_line": (_OCTETS + "the longest base64 in a line of a log-in", "RFC 4954 §4"),
     "endless_line": (
         _OCTETS + "a line without end, after which the session is closed",
         "nobody who sends that means mail",

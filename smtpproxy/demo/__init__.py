@@ -186,7 +186,8 @@ async def _main(screen: Screen, keep: bool) -> None:
             if keep:
                 await Live(screen, server, stage.teller, record, port).run(lambda: _stop(service, ended))
             else:
-                screen.line("\n Try it with a client of your own: smtpproxy demo --keep", "ok")
+                screen.line()
+                screen.sentence("Try it with a client of your own: smtpproxy demo --keep", "ok")
                 await _stop(service, ended)
             nursery.cancel_scope.cancel()
     finally:

@@ -79,7 +79,7 @@ class Live:
             await sock.connect(("127.0.0.1", self._port))
             proxy = trio.SocketStream(sock)
             async with client, proxy, trio.open_nursery() as nursery:
-                nursery.start_soon(self._forth, client, proxy, tapped.seen)
+                nursery.start_soon(self._forth, client, proxy, tapped.seen, nursery.cancel_scope)
                 await self._back(proxy, client, tapped.seen)
                 nursery.cancel_scope.cancel()
         except OSError:
@@ -89,14 +89,14 @@ class Live:
             sock.close()
 
     @staticmethod
-    async def _forth(client: trio.SocketStream, proxy: trio.SocketStream, seen: Seen) -> None:
+    async def _forth(client: trio.SocketStream, proxy: trio.SocketStream, seen: Seen, both: trio.CancelScope) -> None:
         try:
             while octets := await client.receive_some(65_536):
                 seen.sent(octets)
                 await proxy.send_all(octets)
             await proxy.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+            both.cancel()  # a link that broke has no other way back either
 
     @staticmethod
     async def _back(proxy: trio.SocketStream, client: trio.SocketStream, seen: Seen) -> None:

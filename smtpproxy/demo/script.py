@@ -178,7 +178,7 @@ async def smuggling(stage: "Stage", client: Client, talk: Talk) -> None:
         head=False,
     )
     stage.screen.line()
-    stage.screen.line(" First straight to the server, without the proxy", "bold")
+    stage.screen.sentence("First straight to the server, without the proxy", "bold")
     stage.screen.head(ME, demo_server.NAME, "no proxy")
     async with await trio.open_tcp_stream("127.0.0.1", stage.server.port) as stream:
         other = Client(stream)
@@ -193,10 +193,10 @@ async def smuggling(stage: "Stage", client: Client, talk: Talk) -> None:
     stage.screen.strips(direct(read, replies))
     senders = [mail.sender for mail in alone.mails]
     expect(senders == ["ann@client.example", "smuggled@evil.example"], f"the server alone has two mails: {senders}")
-    stage.screen.line(f" One mail sent, two at the server; the second from {senders[1]}.", "no")
+    stage.screen.sentence(f"One mail sent, two at the server; the second from {senders[1]}.", "no")
 
     stage.screen.line()
-    stage.screen.line(" The same octets through the proxy", "bold")
+    stage.screen.sentence("The same octets through the proxy", "bold")
     stage.screen.head(ME, demo_server.NAME)
     await client.say(MAIL + RCPT + b"DATA\r\n", "250 250 354")
     await client.say(SMUGGLING, "250")
@@ -204,7 +204,7 @@ async def smuggling(stage: "Stage", client: Client, talk: Talk) -> None:
     stage.delivered(talk, 3)
     mail = stage.server.conversations[0].mails[-1]
     expect(b"\r\n.\r\nMAIL FROM:<smuggled@evil.example>\r\n" in mail.content, "the smuggled commands are content")
-    stage.screen.line(" One mail sent, one at the server: the commands in it are lines of its text.", "yes")
+    stage.screen.sentence("One mail sent, one at the server: the commands in it are lines of its text.", "yes")
 
 
 async def goodbye(stage: "Stage", client: Client, talk: Talk) -> None:

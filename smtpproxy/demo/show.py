@@ -116,7 +116,7 @@ class Screen:
             self._row(client, f"{proxy:^{self._middle}}", server, ("bold", "bold", "bold"))
             self.line("─" * (self._side + 2) + "┼" + "─" * (self._middle + 2) + "┼" + "─" * (self._side + 1), "dim")
         else:
-            self.line(f" C {client} · P {proxy} · S {server}", "bold")
+            self.sentence(f"C {client} · P {proxy} · S {server}", "bold")
 
     def strips(self, strips: Iterable[Strip]) -> None:
         """A piece of the conversation."""

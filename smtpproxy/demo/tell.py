@@ -216,6 +216,11 @@ class Teller:
                 odd = _short(lines(row.talk.client.odd[:ODD])) if record["kind"] == "violation" else []
                 yield Strip(odd[0] if odd else "", "", f"⚠ {sentence}", "refused", client_style="no")
                 yield from (Strip(line, client_style="no") for line in odd[1:])
+                if record["kind"] == "note" and record.get("told") and record.get("side") == "client":
+                    told = str(record["told"])
+                    yield Strip(told, "", "◀── our reply", forth=False, client_style=_style(told.encode()))
+            elif record["kind"] == "tx-refused" and "reply" not in record:
+                yield Strip("", "", "⚠ the mail was never finished, and nobody keeps it", "refused")
 
 
 # ------------------------------------------------------------------------------------------------------------ content

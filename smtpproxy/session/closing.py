@@ -188,9 +188,9 @@ def unsolicited(session: "Session", reply: Reply) -> None:
 
 def client_violated(session: "Session", anomaly: str, why: str, reply: OwnReply | None = None) -> None:
     """The client broke framing: told in its turn, and nothing behind it is read."""
-    session.note(Kind.VIOLATION, anomaly=anomaly, side="client", why=why)
     session.deaf = True
     if reply is None:
+        session.note(Kind.VIOLATION, anomaly=anomaly, side="client", why=why)
         close_both(session, abort=True)
         return
     exchange = Exchange(UNKNOWN, None, session.clock())
@@ -198,6 +198,8 @@ def client_violated(session: "Session", anomaly: str, why: str, reply: OwnReply 
     exchange.action = "answer"
     exchange.anomalies = (anomaly,)
     exchange.closes = True
+    # In its turn, like the reply: when it was read depends on the cut.
+    exchange.after = lambda _: session.note(Kind.VIOLATION, anomaly=anomaly, side="client", why=why)
     if half_done(session):
         abort_server(session)
     session.push(exchange)

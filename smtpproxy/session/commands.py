@@ -83,8 +83,8 @@ def asked(session: "Session", command: Command) -> None:
         return
     exchange.sent = command
     session.to_server += command.wire
-    if verb.holds or (exchange.before is not None and exchange.before[0] is not None and argument is Argument.MAIL):
-        # MAIL within a transaction: whose recipients come next, only the server's reply tells.
+    if verb.holds or (exchange.before is not None and exchange.before[0] is not None):
+        # MAIL or RSET within a transaction: which one the next commands belong to, only the server's reply tells.
         session.hold(exchange)
     session.push(exchange)
 

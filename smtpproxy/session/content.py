@@ -109,14 +109,13 @@ class Inspected:
         self.came += len(plain)
         self.transaction.size += len(plain)
         self._digest.update(plain)
-        if self.way is Way.SWALLOW:
-            if self.came > self.session.limits.swallow + self._max:
-                self.session.too_much()
-            return False
-        if self._max and self.came > self._max:
+        if self.way is not Way.SWALLOW and self._max and self.came > self._max:
             self.refuse(say.TOO_BIG, "over-size", rule=self.session.judge.owner(b"SIZE"))
-            return False
-        return True
+        if self.way is not Way.SWALLOW:
+            return True
+        if self.came > self.session.limits.swallow + self._max:
+            self.session.too_much()
+        return False
 
     def hold(self, plain: bytes) -> bytes | None:
         """Keep a piece back. What stands behind the header section once that is whole (HEADER only), else None.

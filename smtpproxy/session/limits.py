@@ -12,7 +12,7 @@ class Limits:
     """Octets, lines and counts of one session."""
 
     command_line: int = 2048  # octets with CRLF; RFC 5321 §4.5.3.1.4 asks for 512, extensions add
-    auth_line: int = 12_352  # octets of AUTH and SASL lines; RFC 4954 §4: 12,288 of base64, and what stands round it
+    auth_line: int = 12_288  # octets of base64 in an AUTH or SASL line; RFC 4954 §4
     endless_line: int = 1_048_576  # octets without LF after which the session is closed
     reply_line: int = 4096  # octets with CRLF; §4.5.3.1.5 asks for 512
     reply_lines: int = 1000  # lines of one reply

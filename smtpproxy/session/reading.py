@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from smtpproxy.session.session import Session
 
 CANCEL: Final = Command(SASL, Text(b"*"), b"*\r\n", b"*\r\n", ())
+AROUND: Final = 64  # octets round the base64 of an AUTH line: verb, mechanism, blanks, CRLF
 SHOWN: Final = 64  # octets of an over-long line that are put on record
 
 
@@ -94,11 +95,11 @@ class Reading:
             return self._unended()
         self._at = end
         line = data if start == 0 and end == len(data) else data[start:end]
-        if self._skipped or line.find(b"\r") != len(line) - 2:
+        if self._skipped or line.find(b"\r") != len(line) - 2 or len(line) < 2:
             return self._odd_line(line)
         session = self._session
         if len(line) > session.limits.command_line and (
-            len(line) > session.limits.auth_line or not line[:7].upper().startswith((b"AUTH ", b"X-EXPS "))
+            len(line) > session.limits.auth_line + AROUND or not line[:7].upper().startswith((b"AUTH ", b"X-EXPS "))
         ):
             return self._long_line(line[:SHOWN], len(line), ended=True)
         command = parse_command(line)
@@ -126,7 +127,7 @@ class Reading:
         """No LF yet. What is beyond every limit is thrown away as it comes; one reply when (if) the line ends."""
         kept = self.left
         limits = self._session.limits
-        if self._skipped or kept > max(limits.command_line, limits.auth_line):
+        if self._skipped or kept > max(limits.command_line, limits.auth_line + AROUND):
             if not self._skipped:
                 self._head = self._octets[self._at : self._at + SHOWN]
             self._skipped += kept - 1
@@ -155,7 +156,7 @@ class Reading:
         if not line.endswith(b"\r\n"):
             session.client_violated("bare-lf-in-command", "in a SASL line", say.BARE_LF)
             return False
-        long = self._skipped or len(line) > session.limits.auth_line
+        long = self._skipped or len(line) > session.limits.auth_line + 2
         shown = Secret((self._head if self._skipped else line[:SHOWN]) if long else line)
         self._skipped = 0
         exchange = Exchange(SASL, Command(SASL, Secret(line[:-2]), shown, Secret(line), ()), session.clock())

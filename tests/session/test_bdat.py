@@ -254,7 +254,7 @@ def test_refused_by_rule() -> None:
     before = MAIL.replace("    >C 250-CHUNKING\n", "")
     records = swallowed(before, "502 5.5.1 Command not implemented", deny("CHUNKING"))
     assert exchanges(records)[-2]["rule"] == "deny-chunking"
-    records = swallowed(MAIL, "502 5.5.1 Command not implemented", deny("BDAT"))
+    records = swallowed(before, "502 5.5.1 Command not implemented", deny("BDAT"))
     assert exchanges(records)[-2]["rule"] == "deny-bdat"
 
 
@@ -275,7 +275,7 @@ def test_swallowing_has_an_end() -> None:
     from smtpproxy.session.limits import Limits
 
     records = play(HELLO + "\n    C> BDAT 2000 LAST\n    C> *2000 x\\\n    >C 503 5.5.1 Need MAIL and RCPT first\n"
-                   "    >C 552 5.3.4 Message too big\n    -> close server\n    -> close client\n",
+                   "    >C 552 5.3.4 Message too big, closing\n    -> close server\n    -> close client\n",
                    limits=Limits(swallow=1000))  # fmt: skip
     assert "swallow-limit" in anomalies(records)
 
@@ -680,3 +680,85 @@ def test_memory_stays_flat_in_a_large_chunk() -> None:
     assert session.receiving
 
 
+
+
+# ----------------------------------------------------------------------- replies that come while octets are under way
+
+
+@pytest.mark.parametrize("refused", ["250 m\r\n550 r\r\n", "550 m\r\n503 r\r\n", "421 bye\r\n", "250 m\r\n421 bye\r\n", "250 m\r\n250 r\r\n452 c\r\n"])
+@pytest.mark.parametrize("when", range(6))
+def test_replies_while_octets_are_under_way(refused: str, when: int) -> None:
+    """E50: everything pipelined, and the server refuses MAIL, RCPT or the chunk after so many octets of it: the octets are
+    taken all the same, the next line is a command, and no exception."""
+    for commands in (b"MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 5 LAST\r\n", b"MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 5\r\n"):
+        for depth in (Depth.STREAM, Depth.HEADER, Depth.WHOLE):
+            session = Session(judge=Looks(depth), record=lambda record: None, clock=lambda: 0.0)
+            session.server_sent(b"220 mx\r\n")
+            session.client_sent(b"EHLO me\r\n")
+            session.server_sent(b"250-mx\r\n250 CHUNKING\r\n")
+            session.client_sent(commands + b"QUIT!"[:when])
+            session.to_server.clear()
+            replies = refused.encode()
+            if depth is not Depth.STREAM and replies.count(b"\r\n") > 2:
+                replies = b"250 m\r\n250 r\r\n"
+            session.server_sent(replies)
+            session.client_sent(b"QUIT!"[when:] + b"NOOP behind\r\n")
+            if not session.closed:
+                for _ in range(5):
+                    if b"NOOP behind" in session.to_server or session.ledger.awaited is None:
+                        break
+                    session.server_sent(b"503 x\r\n")
+                assert session.to_server.endswith(b"NOOP behind\r\n")
+                assert session.to_server.count(b"QUIT!") <= 1
+
+
+def test_a_refusal_of_mail_while_octets_are_under_way() -> None:
+    """The same by transcript."""
+    play(
+        hello("CHUNKING")
+        + """
+        C> MAIL FROM:<a@x.example>
+        C> RCPT TO:<b@y.example>
+        C> BDAT 5 LAST
+        C> ab\\
+        >S MAIL FROM:<a@x.example>
+        >S RCPT TO:<b@y.example>
+        >S BDAT 5 LAST
+        >S ab\\
+
+        S> 550 m
+        S> 503 r
+        >C 550 m
+        >C 503 r
+
+        C> cde\\
+        C> NOOP
+        >S cde\\
+        >S NOOP
+
+        S> 503 b
+        S> 250 n
+        >C 503 b
+        >C 250 n
+    """
+    )
+    play(
+        hello("CHUNKING")
+        + """
+        C> MAIL FROM:<a@x.example>
+        C> BDAT 5 LAST
+        C> ab\\
+        >S MAIL FROM:<a@x.example>
+
+        S> 550 m
+        >C 550 m
+        >C 503 Need MAIL and RCPT first
+
+        C> cde\\
+        C> NOOP
+        >S NOOP
+
+        S> 250 n
+        >C 250 n
+    """
+    )

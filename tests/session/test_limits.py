@@ -121,7 +121,7 @@ def test_swallowed_content_is_bounded() -> None:
         + """
         C> *5000 x
         -> abort server
-        >C 552 5.3.4 Message too big
+        >C 552 5.3.4 Message too big, closing
         -> close client
     """,
         rules=refused,
