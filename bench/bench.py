@@ -34,8 +34,8 @@ from programs import BenchError, Started, children_cpu, listening, machine_cpu, 
 MIB = 1 << 20
 CORES = os.cpu_count() or 1
 NOISE = 0.08  # above this a run is made again …
-RETRIES = 2  # … so often
-QUIET = 5.0  # seconds a run waits for a quiet moment
+RETRIES = 1  # … so often
+QUIET = 2.0  # seconds a run waits for a quiet moment
 AUDITED = 1000  # octets of record a mail at the least; fewer, and the record was not kept
 
 Results = dict[str, float]
@@ -309,11 +309,11 @@ def main() -> int:
         for name in chosen.workloads:
             every[name] = rounds(bench, [p for p in wanted if p.name not in left_out], name, chosen.repeats)
             print(table(WORKLOADS[name], every[name]), flush=True)
+            if chosen.json:
+                document = {"machine": facts, "left_out": left_out, "workloads": every}
+                chosen.json.write_text(json.dumps(document, indent=1) + "\n")
     for name, why in left_out.items():
         print(f"Left out: {name} ({why}).")
-    if chosen.json:
-        document = {"machine": facts, "left_out": left_out, "workloads": every}
-        chosen.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0
 
 

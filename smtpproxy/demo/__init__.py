@@ -30,6 +30,8 @@ from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
 
 RULES = Path(__file__).with_name("rules.toml")
+_SIGNS = "─━│┼┌└▶◀→←✂✗✎◆✓⚠␊␍…·"
+_PLAIN = "-=|+||><><%x*=+!^^.:"  # where the terminal has no others
 GRACE = 2.0  # seconds for what is in flight when the demo ends
 
 
@@ -133,7 +135,7 @@ def run_demo(*, keep: bool = False, colour: bool | None = None) -> int:
     if colour is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no arrows gets question marks
+        sys.stdout.reconfigure(errors="replace")  # the rest of what a terminal doesn't know
     screen = Screen(_write, shutil.get_terminal_size((NARROW, 24)).columns, colour=colour)
     code = 0
     try:
@@ -154,6 +156,10 @@ def run_demo(*, keep: bool = False, colour: bool | None = None) -> int:
 
 
 def _write(words: str) -> None:
+    try:
+        _SIGNS.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        words = words.translate(str.maketrans(_SIGNS, _PLAIN))
     sys.stdout.write(words)
     sys.stdout.flush()
 

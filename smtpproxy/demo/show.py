@@ -79,7 +79,7 @@ class Screen:
         self._colour = colour
         self.wide = width >= NARROW
         free = self.width - 2 * len(BAR) - 1
-        self._middle = max(28, free * 30 // 100)
+        self._middle = max(26, free * 28 // 100)
         self._side = (free - self._middle) // 2
 
     def paint(self, line: str, style: str) -> str:

@@ -57,7 +57,8 @@ class Teller:
         for _, together in itertools.groupby(rows, lambda row: row.client.segment if row.client else -id(row)):
             group = list(together)
             if group[0].record["kind"] != "exchange":
-                yield from self._followed(group[0], [row.record for row in group])
+                for row in group:
+                    yield from self._followed(row, [row.record, *row.after])
                 continue
             asked = [strip for row in group for strip in self._asked(row, fold)]
             yield from _bracketed(asked) if len(group) > 1 else asked
@@ -216,9 +217,11 @@ class Teller:
                 odd = _short(lines(row.talk.client.odd[:ODD])) if record["kind"] == "violation" else []
                 yield Strip(odd[0] if odd else "", "", f"⚠ {sentence}", "refused", client_style="no")
                 yield from (Strip(line, client_style="no") for line in odd[1:])
-                if record["kind"] == "note" and record.get("told") and record.get("side") == "client":
-                    told = str(record["told"])
-                    yield Strip(told, "", "◀── our reply", forth=False, client_style=_style(told.encode()))
+                if row.last_word:
+                    surplus = row.talk.client.surplus
+                    reply = surplus[-1] if surplus else str(record["told"]).encode()
+                    for line in _replies(reply):
+                        yield Strip(line, "", "◀── our reply", forth=False, client_style=_style(reply))
             elif record["kind"] == "tx-refused" and "reply" not in record:
                 yield Strip("", "", "⚠ the mail was never finished, and nobody keeps it", "refused")
 

@@ -60,7 +60,8 @@ class Seen:
 
     def __init__(self) -> None:
         self.turns = [Turn(What.GREETING)]
-        self.told: list[bytes] = []  # every reply, those nobody asked for included
+        self.told: list[bytes] = []  # every reply
+        self.surplus: list[bytes] = []  # those nobody asked for
         self._segments = 0
         self._out = b""
         self._in = b""
@@ -88,6 +89,7 @@ class Seen:
                 self.turns.append(Turn(What.ODD, self._out, segment=self._segments))
                 self._out = b""
             if self._answered == len(self.turns):
+                self.surplus.append(reply)
                 continue
             turn = self.turns[self._answered]
             turn.reply = reply
@@ -159,8 +161,15 @@ class Row:
     def complete(self) -> bool:
         """Both sides have asked and answered."""
         client, server = self.client, self.server
+        if self.last_word and not self.talk.client.surplus:
+            return False
         asked = self.asked < 0 or (client is not None and bool(client.reply))
         return asked and (self.sent < 0 or (server is not None and bool(server.reply)))
+
+    @property
+    def last_word(self) -> bool:
+        """An event that was told to the client though it had asked nothing."""
+        return self.record["kind"] == "note" and self.record.get("side") == "client" and bool(self.record.get("told"))
 
     @property
     def refused(self) -> bool:
@@ -208,10 +217,11 @@ class Talk:
         if record["kind"] == "link-close":
             self.closed = True
         if record["kind"] != "exchange":
-            if len(self.rows) > self.shown:
+            row = Row(record, self, -1, -1)
+            if len(self.rows) > self.shown and not row.last_word:
                 self.rows[-1].after.append(record)
             else:
-                self.rows.append(Row(record, self, -1, -1))
+                self.rows.append(row)
             return
         row = Row(record, self, -1, -1)
         if record["asked"] is not None:

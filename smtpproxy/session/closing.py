@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def half_done(session: "Session") -> bool:
     """Content is on its way to the server and not at its end: the link must not be closed in order."""
     incoming = session.incoming
+    if session.reading.within_octets:
+        return True
     if isinstance(incoming, Incoming):
         return incoming.way is Way.PASSING
     return isinstance(incoming, Chunks) and incoming.way is Way.PASSING and incoming.left > 0

@@ -73,7 +73,7 @@ def asked(session: "Session", command: Command) -> None:
         exchange.action = "answer"
         refuse(session, exchange, refusal)
         return
-    if verb.framing in _OFFERED_FIRST and verb.extension.encode() not in session.client.capabilities:
+    if verb.framing in _OFFERED_FIRST and verb.extension and verb.extension.encode() not in session.client.capabilities:
         exchange.anomalies += ("verb-not-offered",)
         exchange.action = "answer"
         refuse(session, exchange, say.VERB_NOT_OFFERED)
@@ -292,6 +292,13 @@ def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> boo
     return True
 
 
+def _asked_burl(session: "Session", exchange: Exchange, command: Command) -> bool:
+    if command.argument.last:
+        exchange.before = session.transaction, session.incoming
+        session.transaction = session.incoming = None
+    return False
+
+
 Asked = Callable[["Session", Exchange, Command], bool]
 
 # True: the command was dealt with whole and is not forwarded as it stands.
@@ -302,5 +309,6 @@ ASKED: Final[MappingProxyType[str, Asked]] = MappingProxyType(
         "RCPT": _asked_rcpt,
         "DATA": _asked_data,
         "BDAT": _asked_bdat,
+        "BURL": _asked_burl,
     }
 )

@@ -297,8 +297,6 @@ class Incoming(Inspected):
 
     def _ended(self) -> None:
         """The end of data has come."""
-        if self._content.stray and self.way is not Way.SWALLOW:
-            self.anomalies += ("stray-newline-normalised",)
         if (self.way is Way.HEADER and self.judge_header()) or (self.way is Way.WHOLE and self.judge_content()):
             self._begin()
         if self.way is not Way.WAITING:
@@ -308,6 +306,8 @@ class Incoming(Inspected):
         """Put the end of data into the ledger: sent, refused, or waiting for the spool."""
         session = self.session
         self.told = True
+        if self._content.stray and self.way is not Way.SWALLOW:
+            self.anomalies += ("stray-newline-normalised",)
         self.finish()
         exchange = Exchange(END, END, session.clock())
         exchange.transaction = self.transaction

@@ -36,7 +36,9 @@ def _undo(session: "Session", exchange: Exchange) -> None:
     if exchange.before is not None and not exchange.lost:
         as_asked = exchange.transaction if exchange.verb.argument is Argument.MAIL else None
         if session.transaction is as_asked:
-            session.transaction, session.incoming = exchange.before
+            session.transaction = exchange.before[0]
+            if not session.reading.receiving:  # what is being taken is taken to its end
+                session.incoming = exchange.before[1]
 
 
 def _let_go(exchange: Exchange) -> None:
@@ -111,7 +113,9 @@ def _replied_end(session: "Session", exchange: Exchange) -> None:
     transaction.outcome = exchange.told
     if session.begun is transaction:
         session.begun = None
-    own_end = exchange.sent is not None and (isinstance(exchange.sent, Verb) or exchange.sent.verb.name == "BDAT")
+    own_end = exchange.sent is not None and (
+        isinstance(exchange.sent, Verb) or exchange.sent.verb.name in ("BDAT", "BURL")
+    )
     # LMTP: any recipient's 250 is a delivery. PRDR: the last reply is the mail's, whatever was said of recipients.
     decisive = replies[-1:] if replies[0].code == 353 else replies
     if own_end and not exchange.lost and any(reply.digit == 2 for reply in decisive):
@@ -140,6 +144,15 @@ def _replied_bdat(session: "Session", exchange: Exchange) -> None:
                 return  # an earlier chunk failed while later ones were on their way: LAST brings the outcome
             if bdat_name(exchange) == "BDAT LAST":
                 _replied_end(session, exchange)
+
+
+def _replied_burl(session: "Session", exchange: Exchange) -> None:
+    """BURL LAST ends the mail as BDAT LAST does; the content never came by here (RFC 4468 §3.3)."""
+    if isinstance(exchange.asked, Command) and exchange.asked.argument.last:
+        if _done(exchange):
+            _replied_end(session, exchange)
+        else:
+            _undo(session, exchange)
 
 
 def _replied_auth(session: "Session", exchange: Exchange) -> None:
@@ -186,6 +199,7 @@ REPLIED: Final[MappingProxyType[str, Replied]] = MappingProxyType(
         "DATA": _replied_data,
         "END": _replied_end,
         "BDAT": _replied_bdat,
+        "BURL": _replied_burl,
         **dict.fromkeys(("AUTH", "X-EXPS", "XAUTH", "SASL"), _replied_auth),
         "VERB": _replied_verb,
         "XCLIENT": _replied_xclient,

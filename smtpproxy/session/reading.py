@@ -43,6 +43,11 @@ class Reading:
         self.ended = False  # the client will send no more
 
     @property
+    def within_octets(self) -> bool:
+        """Some of the octets a command announced (XEXCH50) are still to come."""
+        return self._counted > 0
+
+    @property
     def left(self) -> int:
         """Octets that came and have not been parsed."""
         return len(self._octets) - self._at

@@ -142,6 +142,8 @@ class Session:
             for index, reply in enumerate(replies):
                 self._replied(reply, index < last or self._reader.pending)
                 if self._server_silenced():
+                    if not self.inspected:  # what stands behind it already is not for us to read
+                        self.to_client += self._reader.rest(index)
                     break
             else:
                 if broken is not None:
@@ -154,7 +156,7 @@ class Session:
 
     def _server_silenced(self) -> bool:
         """Nothing the server says counts any more."""
-        return self.closed or self.server_gone
+        return self.closed or self.server_gone or not self.inspected
 
     def tls_done(self, side: Side, info: TLSInfo) -> None:
         """The handshake a `StartTLS` effect asked for has succeeded."""
@@ -359,7 +361,8 @@ class Session:
             self.holder = None
             if told is not None:
                 self._reframe(exchange, verb.then.get(told.code, Framing.COMMANDS))
-            if not self.holding and self.reading.left and verb.holds and type(exchange.asked) is Command:
+            held = verb.holds and exchange.sent is not None and type(exchange.asked) is Command
+            if held and self.reading.left and not self.holding:
                 exchange.anomalies += ("pipelined-behind-hold",)
         self._record(AuditRecord(Kind.EXCHANGE, self.clock(), exchange, exchange.transaction))
         if notes:

@@ -134,4 +134,4 @@ NODE = rb"(?:@?" + DOMAIN_ASCII + rb"|#[!-~]++)"
 DOMAINS = DOMAIN_ASCII + rb"(?:," + DOMAIN_ASCII + rb")*"
 
 # absolute-URI: scheme ":" and characters that may stand in a URI without a fragment                RFC 3986 §4.3
-ABSOLUTE_URI = rb"[A-Za-z][A-Za-z0-9+.-]*+:(?:[A-Za-z0-9._~:/?@!$&'()*,;=\[\]-]|%[0-9A-Fa-f]{2})+"
+ABSOLUTE_URI = rb"[A-Za-z][A-Za-z0-9+.-]*+:(?:[A-Za-z0-9._~:/?@!$&'()*+,;=\[\]-]|%[0-9A-Fa-f]{2})+"

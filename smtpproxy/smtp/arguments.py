@@ -303,7 +303,11 @@ def _uri(text: bytes) -> Value | None:
 
 
 def _counted(text: bytes) -> Value | None:
-    return Counted(int(match[1]), int(match[2])) if (match := _COUNTED(text)) else None
+    if not (match := _COUNTED(text)):
+        return None
+    if (size := int(match[1])) > MAX_CHUNK:  # MS03-046: a length that overflows
+        raise ArgumentError("more octets than any server counts")
+    return Counted(size, int(match[2]))
 
 
 def _attributes(text: bytes) -> Value | None:

@@ -238,7 +238,7 @@ def _spelled(name: str) -> bytes:
 # Mechanisms that are shown in any case; of the others only those that can't be base64.
 _MECHANISMS = frozenset(b"PLAIN LOGIN NTLM GSSAPI EXTERNAL ANONYMOUS XOAUTH2 OAUTHBEARER CRAM-MD5".split())
 
-# Behind these words a line that nobody could parse is hidden: our verbs and parameters; and two of POP and IMAP.
+# Behind these words a line that nobody could parse is hidden; as words of their own, behind two of POP and IMAP too.
 _SECRET_PARAMETERS = {row.keyword for row in PARAMETERS.values() if row.secret}
 _SECRET_WORDS = sorted(
     {verb.name for verb in VERBS.values() if verb.argument in _SECRET_KINDS} | _SECRET_PARAMETERS,
@@ -263,9 +263,9 @@ def _guard(line: bytes) -> re.Match[bytes] | None:
     That is up to a word that goes before secrets, however it is hidden; up to the first octet of a verb that can't be
     read; and nothing of what looks like a line of a SASL dialogue nobody waits for.
     """
-    if found := _SECRET_FIRST(line) or _SECRET_WITHIN(line) or _UNREADABLE_WORD(line):
-        return found
-    body = line.removesuffix(b"\r\n")
+    # Blanks round it and wrong padding make it no less a secret.
+    body = line.strip(b" \t\r\n").rstrip(b"=")
+    body += b"=" * (-len(body) % 4)
     if len(body) >= 8 and _BASE64(body) and not (body.isalpha() and (body.isupper() or body.islower())):
         return _NO_OCTETS(line)
-    return None
+    return _SECRET_FIRST(line) or _SECRET_WITHIN(line) or _UNREADABLE_WORD(line)

@@ -149,7 +149,7 @@ class ReplyReader:
     as replies of their own (VERB's `050`).
     """
 
-    __slots__ = ("_code", "_kept", "_lines", "_max_line", "_max_lines", "_scanned", "noise")
+    __slots__ = ("_code", "_data", "_ends", "_kept", "_lines", "_max_line", "_max_lines", "_scanned", "noise")
 
     _plain = re.compile(rb"[2-5][0-9][0-9] [\t -~\x80-\xff]*\r\n").fullmatch
     _line = re.compile(rb"([0-9]{3})(?:([ -])([^\r\n\0]*))?\r\n")
@@ -162,12 +162,18 @@ class ReplyReader:
         self._scanned = 0  # how much of it is whole lines
         self._lines = 0
         self._code = b""
+        self._data = b""  # what was fed last, and where in it each reply ended
+        self._ends: list[int] = []
         self.noise = False
 
     @property
     def pending(self) -> bool:
         """An unfinished reply is kept."""
         return bool(self._kept)
+
+    def rest(self, index: int) -> bytes:
+        """The octets behind the reply of this index in what was fed last."""
+        return self._data[self._ends[index] :] if self._ends else b""
 
     def feed(self, octets: bytes) -> "list[Reply]":
         """The replies completed by these octets.
@@ -183,8 +189,10 @@ class ReplyReader:
     def feed_until_broken(self, octets: bytes) -> "tuple[list[Reply], ProtocolError | None]":
         """As `feed`, but what was complete before the violation is given beside it."""
         if not self._kept and self._plain(octets) and len(octets) <= self._max_line:
+            self._ends.clear()
             return [Reply(int(octets[:3]), octets)], None  # one whole line: nearly every reply there is
-        data = self._kept + octets if self._kept else octets
+        data = self._data = self._kept + octets if self._kept else octets
+        self._ends.clear()
         start = 0
         position = self._scanned
         replies: list[Reply] = []
@@ -224,6 +232,7 @@ class ReplyReader:
                 odd = (*odd, "reply-no-text")
             replies.append(Reply(int(code), raw, odd))
             self._lines = 0
+            self._ends.append(position)
             start = position
         self._kept = data[start:] if start < size else b""
         self._scanned = position - start

@@ -68,7 +68,9 @@ class StrictServer:
         if verb == b"EHLO":
             self._forget()
             lines = [b"strict", *self._offers]
-            return b"".join(b"250%c%s\r\n" % (b" "[0] if i == len(lines) - 1 else b"-"[0], x) for i, x in enumerate(lines))
+            return b"".join(
+                b"250%c%s\r\n" % (b" "[0] if i == len(lines) - 1 else b"-"[0], x) for i, x in enumerate(lines)
+            )
         if verb == b"MAIL":
             if self._mail:
                 return b"503 nested\r\n"

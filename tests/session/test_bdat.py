@@ -4,12 +4,11 @@ canonical; and no octet of a chunk is ever read as a command, by us or by the se
 import pytest
 
 from smtpproxy.session.session import Session
-from smtpproxy.session.verdicts import PASS, Action, Depth, Verdict
+from smtpproxy.session.verdicts import Action, Depth, Verdict
 from smtpproxy.smtp.replies import own
 from tests.play import HELLO, MAIL, play
 from tests.session.judges import (
     BROKEN,
-    DATA,
     ENVELOPE,
     NOOP,
     OPEN,
@@ -275,7 +274,7 @@ def test_swallowing_has_an_end() -> None:
     from smtpproxy.session.limits import Limits
 
     records = play(HELLO + "\n    C> BDAT 2000 LAST\n    C> *2000 x\\\n    >C 503 5.5.1 Need MAIL and RCPT first\n"
-                   "    >C 552 5.3.4 Message too big, closing\n    -> close server\n    -> close client\n",
+                   "    >C 421 4.7.0 Too much refused content, closing\n    -> close server\n    -> close client\n",
                    limits=Limits(swallow=1000))  # fmt: skip
     assert "swallow-limit" in anomalies(records)
 
@@ -295,7 +294,8 @@ LAST = "\n    C> BDAT 2 LAST\n    C> de\\\n    >S BDAT 2 LAST\n    >S de\\\n\n  
 def test_rset_between_chunks() -> None:
     """E48: RSET gives up the sequence; a chunk behind it has nowhere to go."""
     records = swallowed(
-        MAIL + FIRST + "\n    C> RSET\n    >S RSET\n    S> 250 Ok\n    >C 250 Ok\n", "503 5.5.1 Need MAIL and RCPT first"
+        MAIL + FIRST + "\n    C> RSET\n    >S RSET\n    S> 250 Ok\n    >C 250 Ok\n",
+        "503 5.5.1 Need MAIL and RCPT first",
     )
     assert [r["kind"] for r in records if str(r["kind"]).startswith("tx-")] == ["tx-begin", "tx-refused"]
 
@@ -331,7 +331,9 @@ def test_rset_pipelined_between_chunks() -> None:
 def test_other_commands_between_chunks(command: str) -> None:
     """E49: they go their way, and the sequence goes on."""
     if command.startswith("VRFY"):
-        between = f"\n    C> {command}\n    >C 252 2.5.0 Cannot VRFY user, but will accept message and attempt delivery\n"
+        between = (
+            f"\n    C> {command}\n    >C 252 2.5.0 Cannot VRFY user, but will accept message and attempt delivery\n"
+        )
     else:
         between = f"\n    C> {command}\n    >S {command}\n    S> 503 n\n    >C 503 n\n"
     records = play(MAIL + FIRST + between + LAST)
@@ -414,7 +416,9 @@ def test_a_chunk_refused_before_its_end(code: int) -> None:
 @pytest.mark.parametrize("size", ["6", "6 LAST"])
 def test_a_chunk_acknowledged_before_its_end(size: str) -> None:
     """E52, G10: 250 before the octets is not an acknowledgement: 421, and the server's link cut."""
-    records = play(f"{MAIL}\n    C> BDAT {size}\n    C> abc\\\n    >S BDAT {size}\n    >S abc\\\n\n    S> 250 ok\n{BROKEN}")
+    records = play(
+        f"{MAIL}\n    C> BDAT {size}\n    C> abc\\\n    >S BDAT {size}\n    >S abc\\\n\n    S> 250 ok\n{BROKEN}"
+    )
     assert "reply-before-end" in anomalies(records)
     assert "tx-commit" not in [r["kind"] for r in records]
 
@@ -680,17 +684,21 @@ def test_memory_stays_flat_in_a_large_chunk() -> None:
     assert session.receiving
 
 
-
-
 # ----------------------------------------------------------------------- replies that come while octets are under way
 
 
-@pytest.mark.parametrize("refused", ["250 m\r\n550 r\r\n", "550 m\r\n503 r\r\n", "421 bye\r\n", "250 m\r\n421 bye\r\n", "250 m\r\n250 r\r\n452 c\r\n"])
+@pytest.mark.parametrize(
+    "refused",
+    ["250 m\r\n550 r\r\n", "550 m\r\n503 r\r\n", "421 bye\r\n", "250 m\r\n421 bye\r\n", "250 m\r\n250 r\r\n452 c\r\n"],
+)
 @pytest.mark.parametrize("when", range(6))
 def test_replies_while_octets_are_under_way(refused: str, when: int) -> None:
     """E50: everything pipelined, and the server refuses MAIL, RCPT or the chunk after so many octets of it: the octets are
     taken all the same, the next line is a command, and no exception."""
-    for commands in (b"MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 5 LAST\r\n", b"MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 5\r\n"):
+    for commands in (
+        b"MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 5 LAST\r\n",
+        b"MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 5\r\n",
+    ):
         for depth in (Depth.STREAM, Depth.HEADER, Depth.WHOLE):
             session = Session(judge=Looks(depth), record=lambda record: None, clock=lambda: 0.0)
             session.server_sent(b"220 mx\r\n")

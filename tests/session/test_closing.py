@@ -89,7 +89,9 @@ def test_client_ends_within_a_command() -> None:
     play(HELLO + "\n    C> QUI\\\n\n    !! end client\n" + CLOSES)
 
 
-@pytest.mark.parametrize("part", ["x", "x\\r\\n.", "x\\r\\n.\\r", "x\\r\\n", ".", ".\\r", "\\r\\n.\\r", "QUIT\\r\\n", "x\\n.\\n"])
+@pytest.mark.parametrize(
+    "part", ["x", "x\\r\\n.", "x\\r\\n.\\r", "x\\r\\n", ".", ".\\r", "\\r\\n.\\r", "QUIT\\r\\n", "x\\n.\\n"]
+)
 @pytest.mark.parametrize("how", ["end client", "lost"])
 def test_client_goes_within_content(part: str, how: str) -> None:
     """F51–F55, S4: even CR short of the end, no mail completes: the server's link is cut."""
@@ -132,7 +134,9 @@ def test_client_lost_before_the_acknowledgement() -> None:
 
 def test_client_lost_before_the_acknowledgement_of_last() -> None:
     """G13 by BDAT."""
-    script = MAIL + "\n    C> BDAT 3 LAST\n    C> abc\\\n    >S BDAT 3 LAST\n    >S abc\\\n\n    !! lost\n\n    S> 250 q\n"
+    script = (
+        MAIL + "\n    C> BDAT 3 LAST\n    C> abc\\\n    >S BDAT 3 LAST\n    >S abc\\\n\n    !! lost\n\n    S> 250 q\n"
+    )
     records = play(script + CLOSES)
     assert outcome(records) == ["tx-begin", "tx-commit"]
     assert "unacknowledged" in anomalies(records)
@@ -202,7 +206,11 @@ def test_client_ends_behind_a_whole_mail_sent_at_once() -> None:
 
 def test_client_ends_within_swallowed_octets() -> None:
     """Octets thrown away have no end either."""
-    play(HELLO + "\n    C> BDAT 9 LAST\n    C> abc\\\n    >C 503 5.5.1 Need MAIL and RCPT first\n\n    !! end client\n" + CUT)
+    play(
+        HELLO
+        + "\n    C> BDAT 9 LAST\n    C> abc\\\n    >C 503 5.5.1 Need MAIL and RCPT first\n\n    !! end client\n"
+        + CUT
+    )
 
 
 def test_quit_text_within_content_is_content() -> None:
@@ -235,7 +243,8 @@ def test_server_ends_idle() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["NOOP", "MAIL FROM:<a@x.example>", "RSET", "EHLO me", "HELP"],
+    "command",
+    ["NOOP", "MAIL FROM:<a@x.example>", "RSET", "EHLO me", "HELP"],
 )
 def test_server_ends_with_a_reply_owed(command: str) -> None:
     """421 for the first that is owed; nothing follows it."""
@@ -291,14 +300,18 @@ def test_half_an_acknowledgement(part: str) -> None:
     assert outcome(records) == ["tx-begin", "tx-refused"]
 
 
-@pytest.mark.parametrize("reply", ["garbage", "25O queued", "250-a\\r\\n550 b", "354 go", "334 go", "650 x", "250 a\\n"])
+@pytest.mark.parametrize(
+    "reply", ["garbage", "25O queued", "250-a\\r\\n550 b", "354 go", "334 go", "650 x", "250 a\\n"]
+)
 def test_a_broken_acknowledgement(reply: str) -> None:
     """G07–G09."""
     records = play(f"{SENT}\n    S> {reply}\n{BROKEN}")
     assert outcome(records) == ["tx-begin", "tx-refused"]
 
 
-@pytest.mark.parametrize("reply", ["250 2.0.0 queued as ABC123", "451 4.3.0 later", "554 5.7.1 spam", "250-a\\r\\n250 b"])
+@pytest.mark.parametrize(
+    "reply", ["250 2.0.0 queued as ABC123", "451 4.3.0 later", "554 5.7.1 spam", "250-a\\r\\n250 b"]
+)
 def test_the_acknowledgement_is_relayed_with_its_text(reply: str) -> None:
     """G01–G03: the queue id reaches the client; the session goes on."""
     records = play(f"{SENT}\n    S> {reply}\n    >C {reply}\n{NOOP}")
@@ -323,7 +336,9 @@ def test_250_before_the_end_of_data() -> None:
     assert outcome(records) == ["tx-begin", "tx-refused"]
 
 
-@pytest.mark.parametrize("reply", ["552 5.3.4 Too big", "451 4.3.0 Later", "421 4.3.2 Shutting down", "554-a\\r\\n554 b"])
+@pytest.mark.parametrize(
+    "reply", ["552 5.3.4 Too big", "451 4.3.0 Later", "421 4.3.2 Shutting down", "554-a\\r\\n554 b"]
+)
 def test_a_refusal_before_the_end_of_data(reply: str) -> None:
     """A62: kept, and told at the end; the session with this server is over."""
     records = play(f"{CONTENT}\n    S> {reply}\n    -> abort server\n\n    C> f\n    C> .\n    >C {reply}\n"
@@ -346,7 +361,10 @@ def test_garbage_within_content() -> None:
 
 def test_server_ends_at_quit() -> None:
     """G17: 221 all the same: the client is leaving, and nothing is lost."""
-    play(HELLO + "\n    C> QUIT\n    >S QUIT\n\n    !! end server\n    >C 221 2.0.0 Bye\n    -> close server\n    -> close client\n")
+    play(
+        HELLO
+        + "\n    C> QUIT\n    >S QUIT\n\n    !! end server\n    >C 221 2.0.0 Bye\n    -> close server\n    -> close client\n"
+    )
 
 
 def test_server_ends_within_a_chunk() -> None:
@@ -364,7 +382,11 @@ def test_server_ends_between_chunks() -> None:
 
 def test_server_ends_while_refused_octets_are_swallowed() -> None:
     """The client has its 503; told 421 when the link ends."""
-    play(HELLO + "\n    C> BDAT 9 LAST\n    C> abc\\\n    >C 503 5.5.1 Need MAIL and RCPT first\n\n    !! end server\n" + LOST)
+    play(
+        HELLO
+        + "\n    C> BDAT 9 LAST\n    C> abc\\\n    >C 503 5.5.1 Need MAIL and RCPT first\n\n    !! end server\n"
+        + LOST
+    )
 
 
 def test_server_is_not_read_after_its_end() -> None:
@@ -460,7 +482,9 @@ def test_an_acknowledgement_that_is_late_is_told() -> None:
 
 def test_server_unreachable() -> None:
     """421 4.4.1 in place of the greeting (without its enhanced code, for nothing was offered yet)."""
-    records = play("    !! unreachable\n    >C 421 Cannot reach the mail server, try again later\n    -> close client\n")
+    records = play(
+        "    !! unreachable\n    >C 421 Cannot reach the mail server, try again later\n    -> close client\n"
+    )
     assert "server-unreachable" in anomalies(records)
 
 
@@ -501,7 +525,12 @@ def test_drain_within_a_transaction() -> None:
 
 def test_drain_within_content_and_within_a_chunk() -> None:
     """The same, from further in."""
-    play(CONTENT + "\n    !! drain\n\n    C> f\n    C> .\n    >S f\n    >S .\n\n    S> 250 q\n    >C 250 q\n" + STOPPING + CLOSES)
+    play(
+        CONTENT
+        + "\n    !! drain\n\n    C> f\n    C> .\n    >S f\n    >S .\n\n    S> 250 q\n    >C 250 q\n"
+        + STOPPING
+        + CLOSES
+    )
     play(CHUNK + "\n    !! drain\n\n    C> def\\\n    >S def\\\n    S> 250 q\n    >C 250 q\n" + STOPPING + CLOSES)
 
 
@@ -518,12 +547,16 @@ def test_drain_before_the_greeting() -> None:
 @pytest.mark.parametrize("command", ["NOOP", "MAIL FROM:<z@x.example>", "nonsense\\0"])
 def test_drain_answers_what_comes_behind_what_is_owed(command: str) -> None:
     """421 to anything but QUIT."""
-    play(f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> {command}\n\n    S> 250 n\n    >C 250 n\n{STOPPING}{CLOSES}")
+    play(
+        f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> {command}\n\n    S> 250 n\n    >C 250 n\n{STOPPING}{CLOSES}"
+    )
 
 
 def test_drain_lets_quit_through() -> None:
     """221."""
-    play(f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> QUIT\n\n    S> 250 n\n    >C 250 n\n    >C 221 2.0.0 Bye\n{CLOSES}")
+    play(
+        f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> QUIT\n\n    S> 250 n\n    >C 250 n\n    >C 221 2.0.0 Bye\n{CLOSES}"
+    )
 
 
 def test_drain_within_a_transaction_that_is_given_up() -> None:
@@ -578,9 +611,9 @@ def test_server_ends_while_content_is_held_back(depth: Depth) -> None:
 
 
 @pytest.mark.parametrize("depth", [Depth.HEADER, Depth.WHOLE])
-@pytest.mark.parametrize(("how", "told"), [("end server", LOST), ("timeout server", SILENT)])
-def test_server_goes_while_our_own_data_is_owed(depth: Depth, how: str, told: str) -> None:
-    """421 to the end of data that waits for it."""
+@pytest.mark.parametrize(("how", "effect"), [("end server", "close server"), ("timeout server", "abort server")])
+def test_server_goes_while_our_own_data_is_owed(depth: Depth, how: str, effect: str) -> None:
+    """451 to the end of data that waits for it; the rest of the session is an orphan."""
     script = (
         MAIL
         + """
@@ -592,7 +625,31 @@ def test_server_goes_while_our_own_data_is_owed(depth: Depth, how: str, told: st
         >S DATA
     """
     )
-    records = play(f"{script}\n    !! {how}\n{told}", rules=Looks(depth))
+    told = "451 4.4.2 Connection to the mail server lost, try again later"
+    records = play(f"{script}\n    !! {how}\n    >C {told}\n    -> {effect}\n{GONE}", rules=Looks(depth))
+    assert outcome(records) == ["tx-begin", "tx-refused"]
+
+
+@pytest.mark.parametrize("depth", [Depth.HEADER, Depth.WHOLE])
+@pytest.mark.parametrize("reply", ["garbage", "250 ok", "334 x", "221 bye"])
+def test_nonsense_to_our_own_data(depth: Depth, reply: str) -> None:
+    """I9 holds for our own commands: the link is cut, the end of data told 451."""
+    records = play(
+        MAIL
+        + f"""
+        C> DATA
+        >C 354 Start mail input; end with <CRLF>.<CRLF>
+        C> A: b
+        C>
+        C> .
+        >S DATA
+        S> {reply}
+        >C 451 4.3.0 The mail server broke the protocol, try again later
+        -> abort server
+    """
+        + GONE,
+        rules=Looks(depth),
+    )
     assert outcome(records) == ["tx-begin", "tx-refused"]
 
 
@@ -732,5 +789,3 @@ def run_until_fault(at: int, fault: Callable[[Session], None], prompt: bool, jud
     elif name != "client says garbage":  # which is content, within content
         whole = [b"A: b\r\n\r\n..dot\r\nQUIT\r\n", b"\r\n.\r\nQUIabcde", b""]
         assert server.mails == whole[: len(server.mails)]
-
-

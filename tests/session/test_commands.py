@@ -179,7 +179,9 @@ def test_records_are_printable_whatever_came() -> None:
 # ----------------------------------------------------------------------------------------------- C25–C30: ends of lines
 
 
-@pytest.mark.parametrize("line", ["NOOP\\n\\", "\\n\\", "NOOP\\nNOOP", "MAIL FROM:<a@x.example>\\nRCPT TO:<b@y.example>", "\\n\\r\\"])
+@pytest.mark.parametrize(
+    "line", ["NOOP\\n\\", "\\n\\", "NOOP\\nNOOP", "MAIL FROM:<a@x.example>\\nRCPT TO:<b@y.example>", "\\n\\r\\"]
+)
 def test_bare_lf_closes(line: str) -> None:
     """C25–C26: two readings of the same octets: 521, closed, nothing forwarded."""
     records = play(f"{HELLO}\n    C> {line}\n    C> NOOP\n    >C 521 5.5.2 Lines end with CR LF, closing\n{CLOSED}")
@@ -193,7 +195,18 @@ def test_bare_lf_closes_in_its_turn() -> None:
          f"    >C 521 5.5.2 Lines end with CR LF, closing\n{CLOSED}")  # fmt: skip
 
 
-@pytest.mark.parametrize("line", ["NO\\rOP", "NOOP\\r", "\\rNOOP", "NOOP\\rQUIT", "MAIL FROM:<a@x.example>\\rRCPT TO:<b@y.example>", "\\r", "\\r\\r"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NO\\rOP",
+        "NOOP\\r",
+        "\\rNOOP",
+        "NOOP\\rQUIT",
+        "MAIL FROM:<a@x.example>\\rRCPT TO:<b@y.example>",
+        "\\r",
+        "\\r\\r",
+    ],
+)
 def test_bare_cr_is_refused(line: str) -> None:
     """C27–C29 (CR CR LF among them): one reply, never forwarded, in sync."""
     records = refused(line, "500 5.5.2 CR without LF in a command")
@@ -269,7 +282,9 @@ def test_a_long_line_that_ends_in_lf_alone() -> None:
 )  # fmt: skip
 def test_another_protocol_closes(line: str) -> None:
     """C39–C44: the commands may stand in what follows."""
-    records = play(f"{HELLO}\n    C> {line}\n    C> Host: x\n    C> MAIL FROM:<a@x.example>\n    >C 521 5.5.1 This is SMTP\n{CLOSED}")
+    records = play(
+        f"{HELLO}\n    C> {line}\n    C> Host: x\n    C> MAIL FROM:<a@x.example>\n    >C 521 5.5.1 This is SMTP\n{CLOSED}"
+    )
     assert "foreign-protocol" in anomalies(records)
 
 
@@ -379,7 +394,10 @@ def test_parameters_nobody_offered(parameter: str) -> None:
         assert "parameter-not-offered" in anomalies(records)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("parameter", ["NOTIFY=NEVER", "ORCPT=rfc822;x@y", "CONNEG", "XORAR=x", "XRDST=x", "RRVS=2020-01-01T00:00:00Z", "ALT-ADDRESS=x"])
+@pytest.mark.parametrize(
+    "parameter",
+    ["NOTIFY=NEVER", "ORCPT=rfc822;x@y", "CONNEG", "XORAR=x", "XRDST=x", "RRVS=2020-01-01T00:00:00Z", "ALT-ADDRESS=x"],
+)
 def test_recipient_parameters_nobody_offered(parameter: str) -> None:
     """C90–C93 for RCPT; no recipient is counted for it."""
     script = hello("ENHANCEDSTATUSCODES") + MAIL.removeprefix(HELLO)
@@ -474,7 +492,14 @@ def test_too_many_malformed_lines(line: str) -> None:
     """F43: the last one gets its own reply, then 421 and close; counted over kinds."""
     session_limit = 3
     script = HELLO + f"\n    C> {line}\n    C> {line}\n    C> {line}\n    C> NOOP\n"
-    told = {"XYZZY": UNKNOWN, "": UNREADABLE, "MAIL": BAD, "a\\rb": "500 5.5.2 CR without LF in a command", "\\0": UNREADABLE, "EHLO": BAD}
+    told = {
+        "XYZZY": UNKNOWN,
+        "": UNREADABLE,
+        "MAIL": BAD,
+        "a\\rb": "500 5.5.2 CR without LF in a command",
+        "\\0": UNREADABLE,
+        "EHLO": BAD,
+    }
     records = play(script + f"    >C {told[line]}\n" * 3 + "    >C 421 4.7.0 Too many errors, closing\n" + CLOSED,
                    limits=Limits(malformed=session_limit))  # fmt: skip
     assert "too-many-errors" in anomalies(records)

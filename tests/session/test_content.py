@@ -756,7 +756,7 @@ def test_the_swallow_limit_closes() -> None:
         + r"""
         C> *100 x
         C> *100 x
-        >C 552 5.3.4 Message too big, closing
+        >C 421 4.7.0 Too much refused content, closing
         -> close server
         -> close client
     """,
@@ -1117,7 +1117,7 @@ def test_chunks_swallow_limit() -> None:
         C> BDAT 1000 LAST
         C> *1000 x\
         >C 502 5.5.1 Command not offered here
-        >C 552 5.3.4 Message too big, closing
+        >C 421 4.7.0 Too much refused content, closing
         -> close server
         -> close client
     """,

@@ -45,7 +45,9 @@ class Order(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         rules = Says({"VRFY": answers("252 here")})
-        self.session = Session(judge=rules, record=lambda record: None, clock=lambda: 0.0, limits=Limits(malformed=10**9))
+        self.session = Session(
+            judge=rules, record=lambda record: None, clock=lambda: 0.0, limits=Limits(malformed=10**9)
+        )
         self.session.server_sent(b"220 mx\r\n")
         self.session.to_client.clear()
         self.asked = 0
@@ -326,5 +328,3 @@ def conversation(judge: str, octets: bytes, cuts: list[int]) -> tuple[bytes, byt
     if Abort(Side.SERVER) in session.effects:
         to_server = b""  # how much went out before a link was cut depends on the cutting
     return to_client, to_server, [repr(effect) for effect in session.effects], records
-
-

@@ -172,14 +172,21 @@ def hello_denied(row: Name, *offered: str, verb: str = "EHLO", told: tuple[str, 
     if row.name == verb:
         verb = "HELO" if verb == "EHLO" else "EHLO"
         offered = told = ()
-    return GREETING + f"\n    C> {verb} me.example\n    >S {verb} me.example\n" + listed("S>", offered) + listed(">C", told)
+    return (
+        GREETING
+        + f"\n    C> {verb} me.example\n    >S {verb} me.example\n"
+        + listed("S>", offered)
+        + listed(">C", told)
+    )
 
 
 @each
 def test_refused_when_denied(row: Name) -> None:
     """Its verb and its parameters are answered here; the session goes on, in sync."""
     records = play(hello_denied(row, *row.offers) + row.denied + tail(row), rules=denied(row))
-    assert all("sent" not in r or r["sent"] is None for r in exchanges(records) if r.get("rule", "").startswith("deny-"))
+    assert all(
+        "sent" not in r or r["sent"] is None for r in exchanges(records) if r.get("rule", "").startswith("deny-")
+    )
 
 
 def tail(row: Name) -> str:
@@ -287,7 +294,10 @@ def test_a_denied_verb_in_odd_case_and_with_odd_blanks() -> None:
 
 def test_a_rule_answers_in_its_own_words() -> None:
     """The refusal is the rule's, where it has one."""
-    play(hello("ENHANCEDSTATUSCODES") + refused("VRFY b", "550 5.7.1 We don't"), rules=deny("VRFY", reply="550 5.7.1 We don't"))
+    play(
+        hello("ENHANCEDSTATUSCODES") + refused("VRFY b", "550 5.7.1 We don't"),
+        rules=deny("VRFY", reply="550 5.7.1 We don't"),
+    )
 
 
 def test_without_rules_what_was_offered_passes() -> None:

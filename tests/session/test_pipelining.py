@@ -133,7 +133,9 @@ def test_a_rule_that_fails_is_a_451() -> None:
 
             self.commands = {"NOOP": fail}
 
-    records = play(HELLO + "\n    C> NOOP\n    >C 451 4.3.0 Policy could not be decided, try again later\n", rules=Fails())
+    records = play(
+        HELLO + "\n    C> NOOP\n    >C 451 4.3.0 Policy could not be decided, try again later\n", rules=Fails()
+    )
     assert "rule-failed" in anomalies(records)
     assert "secret detail" not in str(records)
 
@@ -188,7 +190,10 @@ def test_lines_nobody_could_parse_hold_where_a_rule_passes_them() -> None:
         rules=rules,
     )
     assert exchanges(records)[-2]["rule"] == "r"
-    play(HELLO + "\n    C> MAIL TO:<a@x.example>\n    >C 501 5.5.4 Syntax error in parameters or arguments\n", rules=Says())
+    play(
+        HELLO + "\n    C> MAIL TO:<a@x.example>\n    >C 501 5.5.4 Syntax error in parameters or arguments\n",
+        rules=Says(),
+    )
 
 
 def test_a_malformed_line_passed_by_a_rule_gets_no_3yz() -> None:
@@ -563,7 +568,9 @@ def test_what_was_read_behind_a_hold_is_kept_in_any_number_of_pieces() -> None:
 
 def test_out_of_order_is_noted() -> None:
     """A server that accepts what the state does not allow: recorded, and told."""
-    records = play(GREETING + "\n    C> RCPT TO:<b@y.example>\n    >S RCPT TO:<b@y.example>\n    S> 250 r\n    >C 250 r\n" + NOOP)
+    records = play(
+        GREETING + "\n    C> RCPT TO:<b@y.example>\n    >S RCPT TO:<b@y.example>\n    S> 250 r\n    >C 250 r\n" + NOOP
+    )
     assert "out-of-order" in anomalies(records)
 
 

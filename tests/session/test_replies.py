@@ -416,7 +416,18 @@ def test_a_keyword_that_is_not_allowed_is_not_told(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", " SIZE", "-SIZE", "=AUTH", "*SIZE", r"SI\xc5\x98ZE", r"\xef\xbc\xb3IZE", "SIZE:100", "8BITMIME;", "PIPELINING,"],
+    [
+        "",
+        " SIZE",
+        "-SIZE",
+        "=AUTH",
+        "*SIZE",
+        r"SI\xc5\x98ZE",
+        r"\xef\xbc\xb3IZE",
+        "SIZE:100",
+        "8BITMIME;",
+        "PIPELINING,",
+    ],
 )
 def test_a_line_that_is_no_keyword_is_not_told(line: str) -> None:
     """D59–D60."""
@@ -882,4 +893,3 @@ def test_the_playbook_notices_a_missing_reply() -> None:
     """The test of the tests: an unfinished transcript is an error."""
     with pytest.raises(MismatchError):
         play(HELLO + "\n    C> NOOP\n    >S NOOP\n")
-

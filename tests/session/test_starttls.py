@@ -141,12 +141,25 @@ def test_the_server_goes_instead(verb: str) -> None:
     asked = f"{OFFER[verb]}\n    C> {verb}\n    >S {verb}\n"
     play(f"{asked}\n    !! end server\n    >C 421 Connection to the mail server lost, try again later\n    -> close server\n"
          "    -> close client\n", rules=OPEN)  # fmt: skip
-    play(f"{asked}\n    !! timeout server\n    >C 421 The mail server does not answer, try again later\n{CUT}", rules=OPEN)
+    play(
+        f"{asked}\n    !! timeout server\n    >C 421 The mail server does not answer, try again later\n{CUT}",
+        rules=OPEN,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- B01–B18: client
 
-TAILS = ["E", "EHLO x\\r\\n", "MAIL FROM:<a@x.example>\\r\\n", "\\0", "\\n", "\\x16\\x03\\x01", "QUIT\\r\\n", "STARTTLS\\r\\n", "AUTH PLAIN x"]
+TAILS = [
+    "E",
+    "EHLO x\\r\\n",
+    "MAIL FROM:<a@x.example>\\r\\n",
+    "\\0",
+    "\\n",
+    "\\x16\\x03\\x01",
+    "QUIT\\r\\n",
+    "STARTTLS\\r\\n",
+    "AUTH PLAIN x",
+]
 
 
 @both
@@ -260,7 +273,9 @@ def test_offered_inside_tls() -> None:
 
 
 @both
-@pytest.mark.parametrize("tail", ["2", "250 mx\\r\\n", "250-mx\\r\\n250 AUTH PLAIN\\r\\n", "\\x16\\x03\\x03", "x", "\\r\\n", "220 go\\r\\n"])
+@pytest.mark.parametrize(
+    "tail", ["2", "250 mx\\r\\n", "250-mx\\r\\n250 AUTH PLAIN\\r\\n", "\\x16\\x03\\x03", "x", "\\r\\n", "220 go\\r\\n"]
+)
 def test_octets_of_the_server_behind_220(verb: str, tail: str) -> None:
     """B37–B46, I5 (CVE-2021-38371): in the same segment: nothing of them reaches the client, ever."""
     session = ready(verb=verb.encode())
@@ -298,7 +313,11 @@ def test_a_220_of_several_lines() -> None:
 @both
 def test_the_handshake_with_the_server_fails(verb: str) -> None:
     """§8: 454 to the client, the server's link cut, never clear text instead: the rest of the session is an orphan."""
-    failed = OFFER[verb] + GO.format(verb=verb) + "\n    !! tls-failed server\n    >C 454 TLS not available\n    -> abort server\n"
+    failed = (
+        OFFER[verb]
+        + GO.format(verb=verb)
+        + "\n    !! tls-failed server\n    >C 454 TLS not available\n    -> abort server\n"
+    )
     records = play(failed + "\n    C> MAIL FROM:<a@x.example>\n"
                    "    >C 421 The session to the mail server is over, try again later\n    -> close client\n", rules=OPEN)  # fmt: skip
     assert "tls-failed" in anomalies(records)
@@ -316,7 +335,9 @@ def test_the_handshake_with_the_client_fails(verb: str) -> None:
 
 def test_results_nobody_waits_for_are_no_results() -> None:
     """A driver that says tls-done out of turn changes nothing."""
-    play(GREETING + "\n    !! tls-done server\n\n    !! tls-failed server\n\n    !! tls-done client\n" + NOOP, rules=OPEN)
+    play(
+        GREETING + "\n    !! tls-done server\n\n    !! tls-failed server\n\n    !! tls-done client\n" + NOOP, rules=OPEN
+    )
 
 
 @pytest.mark.parametrize("how", ["end client", "lost", "end server", "timeout client", "timeout server"])
@@ -362,4 +383,7 @@ def test_the_shipped_rules_take_it_out_and_answer_454(verb: str) -> None:
 
 def test_octets_behind_a_refused_starttls_are_commands() -> None:
     """B01 where STARTTLS is refused here: no boundary, no injection: each line is answered in clear."""
-    play(hello() + "\n    C> STARTTLS\n    C> NOOP\n    >C 454 TLS not available\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n")
+    play(
+        hello()
+        + "\n    C> STARTTLS\n    C> NOOP\n    >C 454 TLS not available\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n"
+    )

@@ -101,12 +101,28 @@ def test_refused_by_the_server(reply: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["", "4", "-1 2", "4 -1", "+4 2", "4,2", "0x4 2", "4 2 3", "four 2", "99999999999999999999999 2", "4\\0 2", "\\xef\\xbc\\x94 2"]
+    "argument",
+    [
+        "",
+        "4",
+        "-1 2",
+        "4 -1",
+        "+4 2",
+        "4,2",
+        "0x4 2",
+        "4 2 3",
+        "four 2",
+        "99999999999999999999999 2",
+        "4\\0 2",
+        "\\xef\\xbc\\x94 2",
+    ],
 )
 def test_bad_counts(argument: str) -> None:
     """E54: MS03-046 is `XEXCH50 -1 2`: refused here, never forwarded, even where XEXCH50 is allowed."""
     line = f"XEXCH50 {argument}".rstrip()
-    records = play(f"{XEXCH50}\n    C> {line}\n    >C 501 Syntax error in parameters or arguments\n{NOOP}", rules=ALLOWED)
+    records = play(
+        f"{XEXCH50}\n    C> {line}\n    >C 501 Syntax error in parameters or arguments\n{NOOP}", rules=ALLOWED
+    )
     assert "malformed-command" in anomalies(records)
 
 
@@ -124,7 +140,10 @@ def test_counts_that_overflow(count: str) -> None:
 
 def test_denied() -> None:
     """E57: the keyword is gone, the verb refused; the client waits for a go-ahead, so nothing follows."""
-    records = play(hello("XEXCH50", told=()) + "".join(f"\n    C> {verb} 4 2\n    >C {DENIED}\n" for verb in ("XEXCH50", "xexch50", "X-EXCH50")))
+    records = play(
+        hello("XEXCH50", told=())
+        + "".join(f"\n    C> {verb} 4 2\n    >C {DENIED}\n" for verb in ("XEXCH50", "xexch50", "X-EXCH50"))
+    )
     assert all(r["sent"] is None for r in exchanges(records)[2:])
 
 
@@ -155,7 +174,9 @@ def test_the_client_goes_within_the_octets(fault: str) -> None:
 
 def test_a_reply_before_the_octets_are_whole() -> None:
     """S2: a reply nobody asked for yet: a refusal may come early, a success may not."""
-    asked = f"{XEXCH50}\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n    C> ab\\\n    >S ab\\\n\n"
+    asked = (
+        f"{XEXCH50}\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n    C> ab\\\n    >S ab\\\n\n"
+    )
     play(f"{asked}    S> 250 ok\n{BROKEN_PLAIN}", rules=ALLOWED)
 
 
@@ -164,12 +185,20 @@ def test_a_reply_before_the_octets_are_whole() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["X-LINK2STATE FIRST CHUNK={00000100} x", "X-LINK2STATE CHUNK={ffffffff} x", "X-LINK2STATE LAST CHUNK={1} " + "x" * 520, "X-LINK2STATE x"],
+    [
+        "X-LINK2STATE FIRST CHUNK={00000100} x",
+        "X-LINK2STATE CHUNK={ffffffff} x",
+        "X-LINK2STATE LAST CHUNK={1} " + "x" * 520,
+        "X-LINK2STATE x",
+    ],
 )
 def test_x_link2state(line: str) -> None:
     """E58: CVE-2005-0560: stripped and refused; one line in, one reply out where a rule allows it."""
     play(hello("X-LINK2STATE", told=()) + f"\n    C> {line}\n    >C {DENIED}\n" + NOOP)
-    play(hello("X-LINK2STATE") + f"\n    C> {line}\n    >S {line}\n    S> 200 ok\n    >C 200 ok\n" + NOOP, rules=allow("X-LINK2STATE"))
+    play(
+        hello("X-LINK2STATE") + f"\n    C> {line}\n    >S {line}\n    S> 200 ok\n    >C 200 ok\n" + NOOP,
+        rules=allow("X-LINK2STATE"),
+    )
 
 
 def test_x_exps() -> None:
@@ -210,27 +239,47 @@ def test_burl(last: str) -> None:
     """E61: the server fetches what we never see: refused; where allowed its token is a secret."""
     line = f"BURL imap://user@h/x;urlauth=submit+user:internal:CANARY{last}"
     play(hello("BURL imap", told=()) + ENVELOPE + f"\n    C> {line}\n    >C {DENIED}\n" + NOOP)
-    records = play(hello("BURL imap") + ENVELOPE + f"\n    C> {line}\n    >S {line}\n    S> 250 q\n    >C 250 q\n", rules=allow("BURL"))
+    records = play(
+        hello("BURL imap") + ENVELOPE + f"\n    C> {line}\n    >S {line}\n    S> 250 q\n    >C 250 q\n",
+        rules=allow("BURL"),
+    )
     assert "CANARY" not in str(records)
 
 
 def test_burl_last_ends_the_transaction() -> None:
     """A mail that was completed by BURL LAST is on record as accepted, and the next BDAT needs another MAIL."""
     records = play(
-        hello("BURL imap", "CHUNKING") + ENVELOPE + "\n    C> BURL imap://h/x LAST\n    >S BURL imap://h/x LAST\n    S> 250 q\n    >C 250 q\n"
+        hello("BURL imap", "CHUNKING")
+        + ENVELOPE
+        + "\n    C> BURL imap://h/x LAST\n    >S BURL imap://h/x LAST\n    S> 250 q\n    >C 250 q\n"
         "    C> BDAT 0 LAST\n    >C 503 Need MAIL and RCPT first\n",
         rules=allow("BURL"),
     )
     assert [r["kind"] for r in records if r["kind"].startswith("tx-")] == ["tx-begin", "tx-commit"]
 
 
-@pytest.mark.parametrize("line", ["XSHADOW x", "XSHADOWREQUEST x", "XQDISCARD x", "XPROXY x", "XPROXYFROM x", "XSESSIONPARAMS x", "QUEU", "X-ADAT y"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "XSHADOW x",
+        "XSHADOWREQUEST x",
+        "XQDISCARD x",
+        "XPROXY x",
+        "XPROXYFROM x",
+        "XSESSIONPARAMS x",
+        "QUEU",
+        "X-ADAT y",
+    ],
+)
 def test_verbs_of_unknown_framing_hold(line: str) -> None:
     """Registry: where the framing was never documented, nothing behind it is read before its reply; no 3yz."""
     name = line.split()[0]
     offered = hello(name) if name.startswith(("XSH", "XPR", "XSES")) else hello()
     rules = allow(name)
-    play(f"{offered}\n    C> {line}\n    C> NOOP\n    >S {line}\n\n    S> 250 x\n    >C 250 x\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n", rules=rules)
+    play(
+        f"{offered}\n    C> {line}\n    C> NOOP\n    >S {line}\n\n    S> 250 x\n    >C 250 x\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n",
+        rules=rules,
+    )
     play(f"{offered}\n    C> {line}\n    >S {line}\n    S> 354 go\n{BROKEN_PLAIN}", rules=rules)
 
 
@@ -375,7 +424,10 @@ def test_an_unknown_verb_in_lock_step() -> None:
 @pytest.mark.parametrize("code", [300, 334, 353, 354, 355])
 def test_an_unknown_verb_gets_no_3yz(code: int) -> None:
     """Architecture §3: any 3yz is a violation: nobody could frame what comes after it."""
-    play(f"{GREETING}\n    C> XYZZY\n    >S XYZZY\n    S> {code} go\n{BROKEN_PLAIN}", rules=Says({"UNKNOWN": PASSED_BY_RULE}))
+    play(
+        f"{GREETING}\n    C> XYZZY\n    >S XYZZY\n    S> {code} go\n{BROKEN_PLAIN}",
+        rules=Says({"UNKNOWN": PASSED_BY_RULE}),
+    )
 
 
 def test_an_unknown_verb_without_a_rule() -> None:

@@ -15,7 +15,7 @@ def test_the_actions_are_a_closed_set() -> None:
     """Their names stand on record."""
     assert [action.value for action in Action] == ["pass", "rewrite", "answer", "discard", "hangup"]
     assert [depth.value for depth in Depth] == ["stream", "header", "whole"]
-    assert PASS == Verdict(Action.PASS)
+    assert Verdict(Action.PASS) == PASS
     assert (PASS.value, PASS.rule, PASS.anomalies) == (None, "", ())
 
 

@@ -174,6 +174,7 @@ CASES: list[tuple[str, bytes, bool]] = [
     ("DOMAINS", b"a.example b.example", False),
     ("ABSOLUTE_URI", b"imap://harry@host/x;urlauth=y:internal:0a", True),
     ("ABSOLUTE_URI", b"imap://host/%41", True),
+    ("ABSOLUTE_URI", b"a+b:!$&'()*+,;=:@/?[]-._~", True),  # every character but those of names and "%"
     ("ABSOLUTE_URI", b"imap://host/%4", False),
     ("ABSOLUTE_URI", b"imap://host/#x", False),  # a fragment
     ("ABSOLUTE_URI", b"//host/x", False),  # no scheme
@@ -264,5 +265,6 @@ def test_pieces_can_be_put_together(piece: str) -> None:
     """No capturing group, no anchor that would see a final LF as the end, no possessive group."""
     pattern: bytes = getattr(abnf, piece)
     assert re.compile(pattern).groups == 0
-    assert not re.search(rb"(?<!\\)\$(?![%&])", pattern.replace(abnf.ATEXT, b""))
-    assert not re.search(rb"\)[*+?]\+", pattern)  # wrong in Python 3.11.2 where the group repeats something itself
+    bones = re.sub(rb"\[[^\]]*\]", b"x", re.sub(rb"\\.", b"x", pattern))  # without escapes and classes
+    assert b"$" not in bones
+    assert not re.search(rb"\)[*+?]\+", bones)  # wrong in Python 3.11.2 where the group repeats something itself

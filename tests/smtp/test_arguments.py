@@ -355,6 +355,7 @@ REFUSED: list[tuple[Argument, bytes, str]] = [
     (A.COUNTED, b"1 2 3", ARGUMENT),
     (A.COUNTED, b"+1 2", ARGUMENT),
     (A.COUNTED, b"9" * 21 + b" 2", ARGUMENT),
+    (A.COUNTED, b"2147483648 2", ARGUMENT),  # negative in 32 bits
     (A.COUNTED, "１ 2".encode(), ARGUMENT),
     (A.ATTRIBUTES, b"", ARGUMENT),
     (A.ATTRIBUTES, b"NAME", ARGUMENT),

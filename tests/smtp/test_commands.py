@@ -284,7 +284,6 @@ DOMAINS = st.one_of(
     pieces(rb"\[", abnf.IPV6, rb"\]"),
 ).filter(lambda domain: len(domain) <= 100)
 MAILBOXES = st.builds(Path, LOCALS, DOMAINS)
-NUMBERS = st.integers(0, 10**20 - 1)
 _IS_ITEM = re.compile(rb"(?:[!-~]|" + abnf.UTF8_NON_ASCII + rb")+")
 
 
@@ -327,7 +326,7 @@ VALUES: dict[Argument, st.SearchStrategy[Value]] = {
     Argument.NODE: pieces(abnf.NODE).map(Node),
     Argument.DOMAINS: st.lists(pieces(abnf.DOMAIN_ASCII), max_size=4).map(lambda names: Domains(tuple(names))),
     Argument.URI: st.builds(Uri, pieces(abnf.ABSOLUTE_URI).map(Secret), st.booleans()),
-    Argument.COUNTED: st.builds(Counted, NUMBERS, NUMBERS),
+    Argument.COUNTED: st.builds(Counted, st.integers(0, MAX_CHUNK), st.integers(0, 10**20 - 1)),
     Argument.ATTRIBUTES: st.lists(
         st.tuples(pieces(abnf.ESMTP_KEYWORD).map(bytes.upper), pieces(abnf.XTEXT)), min_size=1, max_size=4
     ).map(lambda pairs: Attributes(tuple(pairs))),
