@@ -224,13 +224,15 @@ def explain(names: Sequence[str], as_list: bool, as_json: bool) -> None:
 def demo(keep: bool) -> None:
     """See the proxy at work, with a server and a client of its own.
 
-    Needs no configuration, no network and no privileges: everything happens on 127.0.0.1 and is cleaned up.
+    Needs no configuration, no network and no privileges: everything happens on 127.0.0.1 and is cleaned up but for the
+    audit file, whose path is printed.
 
     \b
     Examples:
       smtpproxy demo
       smtpproxy demo --keep
     """
+    _set_up_log("warning", "text")
     run_demo: Callable[..., int | None] = importlib.import_module("smtpproxy.demo").run_demo
     sys.exit(run_demo(keep=keep))
 

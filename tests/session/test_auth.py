@@ -173,7 +173,8 @@ def test_a_verb_within_the_dialogue_is_sasl_data(line: str) -> None:
 @pytest.mark.parametrize("line", ["*", "=", "", "YQ==", "YWE=", "YWFh"])
 def test_lines_that_are_sasl_lines(line: str) -> None:
     """E70: cancel, empty response, base64."""
-    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> {line}\n    >S {line}\n    S> 501 x\n"
+    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> {line}\n    >S {line}\n"
+        f"    S> 501 x\n"
          f"    >C 501 x\n{NOOP}", rules=OPEN)  # fmt: skip
 
 
@@ -208,7 +209,8 @@ def test_a_line_that_is_not_base64_cancels(line: str) -> None:
 def test_bare_lf_within_the_dialogue_closes() -> None:
     """C25 holds for SASL lines too."""
     records = play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> YQ==\\n\\\n"
-                   "    >C 521 Lines end with CR LF, closing\n    -> close server\n    -> close client\n", rules=OPEN)  # fmt: skip
+                   "    >C 521 Lines end with CR LF, closing\n    -> close server\n"
+                   "    -> close client\n", rules=OPEN)  # fmt: skip
     assert "bare-lf-in-command" in anomalies(records)
 
 
@@ -216,7 +218,8 @@ def test_bare_lf_within_the_dialogue_closes() -> None:
 def test_long_responses_pass(octets: int) -> None:
     """E73–E74: 12,288 octets must pass (RFC 4954 §4.5), in the initial response and in a line."""
     line = "A" * (octets // 4 * 4)
-    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> {line}\n    >S {line}\n    S> 535 n\n"
+    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> {line}\n    >S {line}\n"
+        f"    S> 535 n\n"
          f"    >C 535 n\n{NOOP}", rules=OPEN)  # fmt: skip
     line = "A" * ((octets - len("AUTH PLAIN ")) // 4 * 4)
     play(f"{AUTH}\n    C> AUTH PLAIN {line}\n    >S AUTH PLAIN {line}\n    S> 535 n\n    >C 535 n\n{NOOP}", rules=OPEN)
@@ -267,7 +270,8 @@ def test_an_endless_dialogue_is_in_lock_step() -> None:
 @pytest.mark.parametrize("reply", ["334 not base64 !", "334", "334 ", "334-a\\r\\n334 b"])
 def test_a_challenge_is_passed_as_it_came(reply: str) -> None:
     """E77: what a challenge holds is between client and server."""
-    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> {reply}\n    >C {reply}\n    C> *\n    >S *\n    S> 501 x\n    >C 501 x\n",
+    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> {reply}\n    >C {reply}\n    C> *\n    >S *\n"
+        f"    S> 501 x\n    >C 501 x\n",
          rules=OPEN)  # fmt: skip
 
 
@@ -275,13 +279,15 @@ def test_a_challenge_is_passed_as_it_came(reply: str) -> None:
 def test_a_go_ahead_of_another_kind_ends_the_session(code: int) -> None:
     """I9: 354 to AUTH would make the client send a mail as its password."""
     play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> {code} go\n{BROKEN_PLAIN}", rules=OPEN)
-    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> YQ==\n    >S YQ==\n    S> {code} go\n{BROKEN_PLAIN}",
+    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> YQ==\n    >S YQ==\n"
+        f"    S> {code} go\n{BROKEN_PLAIN}",
          rules=OPEN)  # fmt: skip
 
 
 def test_nothing_behind_auth_is_read_before_its_reply() -> None:
     """I2: what a client sends too early is read as what the reply says it is."""
-    play(f"{AUTH}\n    C> AUTH LOGIN\n    C> YQ==\n    C> NOOP\n    >S AUTH LOGIN\n\n    S> 334\n    >C 334\n    >S YQ==\n\n"
+    play(f"{AUTH}\n    C> AUTH LOGIN\n    C> YQ==\n    C> NOOP\n    >S AUTH LOGIN\n\n    S> 334\n    >C 334\n"
+        f"    >S YQ==\n\n"
          "    S> 535 no\n    >C 535 no\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n", rules=OPEN)  # fmt: skip
     play(f"{AUTH}\n    C> AUTH LOGIN\n    C> YQ==\n    >S AUTH LOGIN\n\n    S> 504 no\n    >C 504 no\n"
          "    >C 500 Syntax error, command unrecognized\n", rules=OPEN)  # fmt: skip
@@ -327,13 +333,15 @@ def test_odd_blanks_are_sent_on_canonically() -> None:
 def test_a_sasl_line_refused_by_rule() -> None:
     """A rule on the reply to SASL may change the text, not the framing."""
     rules = Says(replies={"SASL": answers("535 5.7.8 No")})
-    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> YQ==\n    >S YQ==\n    S> 235 in\n    >C 535 No\n",
+    play(f"{AUTH}\n    C> AUTH LOGIN\n    >S AUTH LOGIN\n    S> 334\n    >C 334\n    C> YQ==\n    >S YQ==\n"
+        f"    S> 235 in\n    >C 535 No\n",
          rules=rules)  # fmt: skip
 
 
 def test_auth_on_mail_where_auth_was_offered() -> None:
     """RFC 4954 §5: passes, and its value is not on record."""
-    records = play(f"{AUTH}\n    C> MAIL FROM:<a@x.example> AUTH=canary+40x\n    >S MAIL FROM:<a@x.example> AUTH=canary+40x\n"
+    records = play(f"{AUTH}\n    C> MAIL FROM:<a@x.example> AUTH=canary+40x\n"
+        f"    >S MAIL FROM:<a@x.example> AUTH=canary+40x\n"
                    "    S> 250 m\n    >C 250 m\n", rules=OPEN)  # fmt: skip
     assert "canary" not in str(records)
     records = play(
@@ -354,18 +362,24 @@ def test_denied_in_words() -> None:
     assert b"AUTH" not in session.to_server
 
 
-# ---------------------------------------------------------------------------------------------- I8: secrets, by property
+# --------------------------------------------------------------------------------------------- I8: secrets, by property
 
 CANARY = base64.b64encode(b"\0CANARY\0canary").decode()
 SPELLINGS = [
-    f"AUTH PLAIN {CANARY}", f"auth plain {CANARY}", f"AUTH\tPLAIN\t{CANARY}", f"  AUTH PLAIN {CANARY}", f"\tAUTH PLAIN {CANARY}",
+    f"AUTH PLAIN {CANARY}", f"auth plain {CANARY}", f"AUTH\tPLAIN\t{CANARY}", f"  AUTH PLAIN {CANARY}",
+    f"\tAUTH PLAIN {CANARY}",
     f"AUTH PLAIN {CANARY} x", f"AUTH PLAIN ={CANARY}", f"AUTH PLAIN {CANARY}!", f"AUTHPLAIN {CANARY}", f"AUTH {CANARY}",
-    f"\0AUTH PLAIN {CANARY}", f"A\0UTH PLAIN {CANARY}", f"AU\x08UTH PLAIN {CANARY}", f"AUTH PLAIN\0{CANARY}", f"AUTH: PLAIN {CANARY}",
-    f"\xa0AUTH PLAIN {CANARY}", f"AUTH\xa0PLAIN {CANARY}", f"AUTH=PLAIN {CANARY}", f"AUTH-PLAIN {CANARY}", f"NOOP AUTH PLAIN {CANARY}\r",
+    f"\0AUTH PLAIN {CANARY}", f"A\0UTH PLAIN {CANARY}", f"AU\x08UTH PLAIN {CANARY}", f"AUTH PLAIN\0{CANARY}",
+    f"AUTH: PLAIN {CANARY}",
+    f"\xa0AUTH PLAIN {CANARY}", f"AUTH\xa0PLAIN {CANARY}", f"AUTH=PLAIN {CANARY}", f"AUTH-PLAIN {CANARY}",
+    f"NOOP AUTH PLAIN {CANARY}\r",
     f"X-EXPS NTLM {CANARY}", f"XAUTH PLAIN {CANARY}", f"AUTH LOGIN {CANARY}", CANARY, f" {CANARY}", f"{CANARY}=",
-    f"MAIL FROM:<a@x> AUTH={CANARY}", f"MAIL FROM:<a@x> auth={CANARY}", f"MAIL FROM:<a@x>\tAUTH={CANARY}", f"MAIL FROM:a AUTH={CANARY}",
-    f"MAIL FROM:<a@x> SIZE=1 AUTH={CANARY} BODY=7BIT", f"MAIL AUTH={CANARY}", f"BURL imap://u:{CANARY}@h/x;urlauth LAST",
-    f"BURL  imap://u:{CANARY}@h/", f"burl {CANARY}", f" BURL imap://{CANARY}", f"WIZ {CANARY}", f"wiz  {CANARY}", f"PASS {CANARY}",
+    f"MAIL FROM:<a@x> AUTH={CANARY}", f"MAIL FROM:<a@x> auth={CANARY}", f"MAIL FROM:<a@x>\tAUTH={CANARY}",
+    f"MAIL FROM:a AUTH={CANARY}",
+    f"MAIL FROM:<a@x> SIZE=1 AUTH={CANARY} BODY=7BIT", f"MAIL AUTH={CANARY}",
+    f"BURL imap://u:{CANARY}@h/x;urlauth LAST",
+    f"BURL  imap://u:{CANARY}@h/", f"burl {CANARY}", f" BURL imap://{CANARY}", f"WIZ {CANARY}", f"wiz  {CANARY}",
+    f"PASS {CANARY}",
     f"LOGIN user {CANARY}", f"a1 LOGIN user {CANARY}", f"USER x\rPASS {CANARY}", f"STARTTLS\rAUTH PLAIN {CANARY}",
 ]  # fmt: skip
 

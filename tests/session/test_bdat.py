@@ -75,7 +75,7 @@ def test_a_bad_count_is_answered_in_its_turn() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------ E32–E35: leniencies, E36–E41
+# ----------------------------------------------------------------------------------------- E32–E35: leniencies, E36–E41
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,8 @@ def test_a_bad_count_is_answered_in_its_turn() -> None:
 )
 def test_odd_spellings_are_sent_on_canonically(line: str, sent: str, name: str) -> None:
     """E32–E35: five octets for us and for the server, in one spelling."""
-    records = play(f"{MAIL}\n    C> {line}\n    C> abcde\\\n    >S {sent}\n    >S abcde\\\n\n    S> 250 Ok\n    >C 250 Ok\n"
+    records = play(f"{MAIL}\n    C> {line}\n    C> abcde\\\n    >S {sent}\n    >S abcde\\\n\n    S> 250 Ok\n"
+        f"    >C 250 Ok\n"
                    + NOOP)  # fmt: skip
     assert anomalies(records) == ([name] if name else [])
 
@@ -101,14 +102,16 @@ def test_odd_spellings_are_sent_on_canonically(line: str, sent: str, name: str) 
 @pytest.mark.parametrize(
     "octets",
     [
-        "abcde", ".\\r\\n.\\r", "\\r\\n.\\r\\n", "QUIT\\r", "\\0\\0\\0\\0\\0", "\\n\\n.\\n\\n", "\\r\\r\\r\\r\\r", "\\xff\\xfe\\x80\\x81\\x82",
+        "abcde", ".\\r\\n.\\r", "\\r\\n.\\r\\n", "QUIT\\r", "\\0\\0\\0\\0\\0", "\\n\\n.\\n\\n", "\\r\\r\\r\\r\\r",
+        "\\xff\\xfe\\x80\\x81\\x82",
         "BDAT ", "\\n.\\nab", "\\r\\nNOO",
     ],
 )  # fmt: skip
 def test_octets_are_exact(octets: str) -> None:
     """E36, A65: never looked at for an end, a dot or a command."""
     records = play(
-        f"{MAIL}\n    C> BDAT {len_of(octets)} LAST\n    C> {octets}\\\n    >S BDAT {len_of(octets)} LAST\n    >S {octets}\\\n"
+        f"{MAIL}\n    C> BDAT {len_of(octets)} LAST\n    C> {octets}\\\n    >S BDAT {len_of(octets)} LAST\n"
+        f"    >S {octets}\\\n"
         f"\n    S> 250 Ok\n    >C 250 Ok\n{NOOP}"
     )
     commit = next(r for r in records if r["kind"] == "tx-commit")
@@ -244,7 +247,8 @@ def test_before_hello_and_after_helo() -> None:
 def test_where_it_was_not_offered() -> None:
     """E45: an EHLO without CHUNKING."""
     assert "verb-not-offered" in anomalies(swallowed(hello("SIZE") + ENVELOPE, "502 Command not offered here"))
-    swallowed(hello("CHUNKING") + ENVELOPE.join(("", "\n    C> EHLO me\n    >S EHLO me\n    S> 250 mx\n    >C 250 mx\n"))
+    swallowed(hello("CHUNKING") + ENVELOPE.join(("", "\n    C> EHLO me\n    >S EHLO me\n    S> 250 mx\n"
+        "    >C 250 mx\n"))
               + ENVELOPE, "502 Command not offered here")  # fmt: skip
 
 
@@ -265,7 +269,8 @@ def test_a_refused_bdat_of_nothing() -> None:
 
 def test_a_large_refused_chunk_is_thrown_away() -> None:
     """E47: as many octets as announced, and no more, in any cut."""
-    play(HELLO + "\n    C> BDAT 100000 LAST\n    C> *100000 x\\\n    C> NOOP\n    >C 503 5.5.1 Need MAIL and RCPT first\n"
+    play(HELLO + "\n    C> BDAT 100000 LAST\n    C> *100000 x\\\n    C> NOOP\n"
+        "    >C 503 5.5.1 Need MAIL and RCPT first\n"
          "    >S NOOP\n\n    S> 250 n\n    >C 250 n\n")  # fmt: skip
 
 
@@ -490,7 +495,8 @@ def test_size_over_all_chunks() -> None:
 
 def test_size_exactly_at_the_limit() -> None:
     """20 of 20 pass."""
-    play(SMALL + "\n    C> BDAT 20 LAST\n    C> *20 x\\\n    >S BDAT 20 LAST\n    >S *20 x\\\n\n    S> 250 c\n    >C 250 c\n",
+    play(SMALL + "\n    C> BDAT 20 LAST\n    C> *20 x\\\n    >S BDAT 20 LAST\n    >S *20 x\\\n\n    S> 250 c\n"
+        "    >C 250 c\n",
          rules=limit_size(20))  # fmt: skip
 
 

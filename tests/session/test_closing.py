@@ -349,7 +349,8 @@ def test_a_refusal_before_the_end_of_data(reply: str) -> None:
 
 def test_a_refusal_before_the_end_and_more_of_them() -> None:
     """Once cut, nothing of the server is read."""
-    play(f"{CONTENT}\n    S> 552 a\n    S> 250 b\n    S> garbage\n    -> abort server\n\n    C> f\n    C> .\n    C> NOOP\n    >C 552 a\n"
+    play(f"{CONTENT}\n    S> 552 a\n    S> 250 b\n    S> garbage\n    -> abort server\n\n    C> f\n    C> .\n"
+        f"    C> NOOP\n    >C 552 a\n"
          "    >C 421 4.4.2 The session to the mail server is over, try again later\n    -> close client\n")  # fmt: skip
 
 
@@ -362,8 +363,8 @@ def test_garbage_within_content() -> None:
 def test_server_ends_at_quit() -> None:
     """G17: 221 all the same: the client is leaving, and nothing is lost."""
     play(
-        HELLO
-        + "\n    C> QUIT\n    >S QUIT\n\n    !! end server\n    >C 221 2.0.0 Bye\n    -> close server\n    -> close client\n"
+        HELLO + "\n    C> QUIT\n    >S QUIT\n\n    !! end server\n    >C 221 2.0.0 Bye\n    -> close server\n"
+        "    -> close client\n"
     )
 
 
@@ -548,14 +549,16 @@ def test_drain_before_the_greeting() -> None:
 def test_drain_answers_what_comes_behind_what_is_owed(command: str) -> None:
     """421 to anything but QUIT."""
     play(
-        f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> {command}\n\n    S> 250 n\n    >C 250 n\n{STOPPING}{CLOSES}"
+        f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> {command}\n\n    S> 250 n\n    >C 250 n\n"
+        f"{STOPPING}{CLOSES}"
     )
 
 
 def test_drain_lets_quit_through() -> None:
     """221."""
     play(
-        f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> QUIT\n\n    S> 250 n\n    >C 250 n\n    >C 221 2.0.0 Bye\n{CLOSES}"
+        f"{HELLO}\n    C> NOOP\n    >S NOOP\n\n    !! drain\n\n    C> QUIT\n\n    S> 250 n\n    >C 250 n\n"
+        f"    >C 221 2.0.0 Bye\n{CLOSES}"
     )
 
 
@@ -587,7 +590,8 @@ def test_hangup_by_rule() -> None:
     from tests.session.judges import Says
 
     rules = Says({"EXPN": Verdict(Action.HANGUP, own("521 5.7.1 Go away"), "r")})
-    play(HELLO + "\n    C> NOOP\n    C> EXPN x\n    C> NOOP\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n    >C 521 5.7.1 Go away\n"
+    play(HELLO + "\n    C> NOOP\n    C> EXPN x\n    C> NOOP\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n"
+        "    >C 521 5.7.1 Go away\n"
          + CLOSES, rules=rules)  # fmt: skip
 
 
@@ -607,7 +611,8 @@ def test_server_ends_while_content_is_held_back(depth: Depth) -> None:
     """Nothing was sent: 451 at the end."""
     held = MAIL + "\n    C> DATA\n    >C 354 Start mail input; end with <CRLF>.<CRLF>\n\n    C> A: b\n"
     play(held + "\n    !! end server\n    -> close server\n\n    C> c\n    C> .\n"
-         f"    >C 451 4.4.2 Connection to the mail server lost, try again later\n{GONE}", rules=Looks(depth))  # fmt: skip
+         f"    >C 451 4.4.2 Connection to the mail server lost, try again later\n"
+         f"{GONE}", rules=Looks(depth))  # fmt: skip
 
 
 @pytest.mark.parametrize("depth", [Depth.HEADER, Depth.WHOLE])

@@ -63,7 +63,8 @@ NAMES = [
     Name("AUTH", line("AUTH PLAIN AGEAYg==", "235 in"), refused("AUTH PLAIN AGEAYg==") + refused("AUTH LOGIN")
          + refused("MAIL FROM:<a@x.example> AUTH=<>", NOT_OFFERED) + refused("auth plain"),
          offers=("AUTH PLAIN LOGIN", "AUTH=PLAIN LOGIN")),
-    Name("BDAT", ENVELOPE + "\n    C> BDAT 3 LAST\n    C> a\\r\\n\\\n    >S BDAT 3 LAST\n    >S a\\r\\n\\\n\n    S> 250 q\n"
+    Name("BDAT", ENVELOPE + "\n    C> BDAT 3 LAST\n    C> a\\r\\n\\\n    >S BDAT 3 LAST\n    >S a\\r\\n\\\n\n"
+        "    S> 250 q\n"
          "    >C 250 q\n", ENVELOPE + "\n    C> BDAT 6 LAST\n    C> QUIT\\r\\n\\\n    >C 502 Command not implemented\n",
          needs=("CHUNKING",)),
     Name("BINARYMIME", line("MAIL FROM:<a@x.example> BODY=BINARYMIME"),
@@ -71,7 +72,8 @@ NAMES = [
          + refused("MAIL FROM:<a@x.example> body=binarymime", NOT_OFFERED),
          offers=("BINARYMIME",), needs=("CHUNKING", "8BITMIME")),
     Name("CHUNKING", ENVELOPE + "\n    C> BDAT 0 LAST\n    >S BDAT 0 LAST\n    S> 250 q\n    >C 250 q\n",
-         ENVELOPE + "\n    C> BDAT 6 LAST\n    C> QUIT\\r\\n\\\n    >C 502 Command not implemented\n", offers=("CHUNKING",)),
+         ENVELOPE + "\n    C> BDAT 6 LAST\n    C> QUIT\\r\\n\\\n"
+         "    >C 502 Command not implemented\n", offers=("CHUNKING",)),
     Name("DATA", ENVELOPE + line("DATA", "354 go") + CONTENT,
          ENVELOPE + refused("DATA", "554 Transaction refused") + refused("data", "554 Transaction refused")),
     Name("DSN", line("MAIL FROM:<a@x.example> RET=HDRS ENVID=q1")
@@ -81,7 +83,8 @@ NAMES = [
          + refused("RCPT TO:<b@y.example> orcpt=rfc822;b@y.example", NOT_OFFERED), offers=("DSN",)),
     Name("ENHANCEDSTATUSCODES", "\n    C> XYZZY\n    >C 500 5.5.1 Command unrecognized\n",
          "\n    C> XYZZY\n    >C 500 Command unrecognized\n", offers=("ENHANCEDSTATUSCODES",)),
-    Name("ETRN", line("ETRN x.example", "250 started") + line("ETRN @x.example", "253 5 pending") + line("ETRN #q", "459 no"),
+    Name("ETRN", line("ETRN x.example", "250 started") + line("ETRN @x.example", "253 5 pending") + line("ETRN #q",
+    "459 no"),
          refused("ETRN x.example") + refused("etrn #q"), offers=("ETRN",)),
     Name("EHLO", line("EHLO me.example", "250 mx"), refused("EHLO me.example") + refused("ehlo me.example")),
     Name("EXPN", line("EXPN list", "250 <a@x.example>"), refused("EXPN list") + refused("expn x y"), offers=("EXPN",)),
@@ -89,7 +92,8 @@ NAMES = [
     Name("HELP", line("HELP", "214 text") + line("HELP MAIL", "214 text"), refused("HELP") + refused("help mail"),
          offers=("HELP",)),
     Name("MAIL", line("MAIL FROM:<a@x.example>") + line("MAIL FROM:<>", "503 nested"),
-         refused("MAIL FROM:<a@x.example>", "550 Transaction refused") + refused("mail from:<>", "550 Transaction refused")),
+         refused("MAIL FROM:<a@x.example>", "550 Transaction refused") + refused("mail from:<>",
+         "550 Transaction refused")),
     Name("NOOP", line("NOOP") + line("NOOP really"), refused("NOOP") + refused("noop x")),
     Name("ONEX", line("ONEX"), refused("ONEX") + refused("onex"), offers=("ONEX",)),
     Name("PIPELINING", "", "", offers=("PIPELINING",)),
@@ -99,23 +103,31 @@ NAMES = [
     Name("RCPT", ENVELOPE, MAIL_ONLY + refused("RCPT TO:<b@y.example>", "550 Recipient refused")
          + refused("rcpt to:<b@y.example>", "550 Recipient refused")),
     Name("RSET", line("RSET"), refused("RSET") + refused("rset")),
-    Name("SAML", line("SAML FROM:<a@x.example>"), refused("SAML FROM:<a@x.example>") + refused("saml from:<>"), offers=("SAML",)),
-    Name("SEND", line("SEND FROM:<a@x.example>"), refused("SEND FROM:<a@x.example>") + refused("send from:<>"), offers=("SEND",)),
+    Name("SAML", line("SAML FROM:<a@x.example>"), refused("SAML FROM:<a@x.example>") + refused("saml from:<>"),
+    offers=("SAML",)),
+    Name("SEND", line("SEND FROM:<a@x.example>"), refused("SEND FROM:<a@x.example>") + refused("send from:<>"),
+    offers=("SEND",)),
     Name("SIZE", line("MAIL FROM:<a@x.example> SIZE=100"), refused("MAIL FROM:<a@x.example> SIZE=100", NOT_OFFERED)
          + refused("MAIL FROM:<a@x.example> size=100", NOT_OFFERED), offers=("SIZE 1000",)),
-    Name("SOML", line("SOML FROM:<a@x.example>"), refused("SOML FROM:<a@x.example>") + refused("soml from:<>"), offers=("SOML",)),
-    Name("STARTTLS", "\n    C> STARTTLS\n    >S STARTTLS\n    S> 220 go\n    -> start-tls server\n\n    !! tls-done server\n"
-         "    >C 220 go\n    -> start-tls client\n\n    !! tls-done client\n", refused("STARTTLS", "454 TLS not available")
+    Name("SOML", line("SOML FROM:<a@x.example>"), refused("SOML FROM:<a@x.example>") + refused("soml from:<>"),
+    offers=("SOML",)),
+    Name("STARTTLS", "\n    C> STARTTLS\n    >S STARTTLS\n    S> 220 go\n    -> start-tls server\n\n"
+        "    !! tls-done server\n"
+         "    >C 220 go\n    -> start-tls client\n\n"
+         "    !! tls-done client\n", refused("STARTTLS", "454 TLS not available")
          + refused("starttls", "454 TLS not available"), offers=("STARTTLS",)),
     Name("TICK", line("TICK 17", "250 TICK 17"), refused("TICK 17") + refused("tick 17")),
-    Name("TURN", "\n    C> TURN\n    >S TURN\n    S> 502 no\n    >C 502 no\n" + "\n    C> TURN\n    >S TURN\n    S> 250 ok\n"
-         "    >C 250 ok\n\n    S> 220 i am the client now\n    >C 220 i am the client now\n\n    C> \\0\\n.\\n\n    >S \\0\\n.\\n\n",
+    Name("TURN", "\n    C> TURN\n    >S TURN\n    S> 502 no\n    >C 502 no\n" + "\n    C> TURN\n    >S TURN\n"
+        "    S> 250 ok\n"
+         "    >C 250 ok\n\n    S> 220 i am the client now\n    >C 220 i am the client now\n\n    C> \\0\\n.\\n\n"
+         "    >S \\0\\n.\\n\n",
          refused("TURN") + refused("turn"), offers=("TURN",), opaque=True),
     Name("VERB", line("VERB") + line("VERB on"), refused("VERB") + refused("verb on"), offers=("VERB",)),
     Name("VRFY", line("VRFY b", "250 <b@y.example>"),
          refused("VRFY b", "252 Cannot VRFY user, but will accept message and attempt delivery")
          + refused("vrfy b", "252 Cannot VRFY user, but will accept message and attempt delivery"), offers=("VRFY",)),
-    Name("XEXCH50", ENVELOPE + "\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n\n    C> abcd\\\n"
+    Name("XEXCH50", ENVELOPE + "\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n\n"
+        "    C> abcd\\\n"
          "    >S abcd\\\n    S> 250 ok\n    >C 250 ok\n", refused("XEXCH50 4 2") + refused("xexch50 4 2")
          + refused("X-EXCH50 4 2"), offers=("XEXCH50",)),
     Name("XUSR", line("XUSR"), refused("XUSR") + refused("xusr"), offers=("XUSR",)),
@@ -271,7 +283,7 @@ def test_the_keyword_is_gone_after_starttls_too(row: Name) -> None:
     assert session.wants(Side.CLIENT)
 
 
-# ------------------------------------------------------------------------------------------------- what the default does
+# ------------------------------------------------------------------------------------------------ what the default does
 
 
 @each

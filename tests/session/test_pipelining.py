@@ -166,7 +166,8 @@ def test_nothing_behind_a_holding_command_is_read(verb: str) -> None:
 def test_unknown_verbs_hold_where_a_rule_passes_them() -> None:
     """Architecture §6: because we can't tell what they do."""
     rules = Says({"UNKNOWN": PASSED_BY_RULE})
-    play(HELLO + "\n    C> XYZZY a\n    C> NOOP\n    >S XYZZY a\n\n    S> 250 x\n    >C 250 x\n    >S NOOP\n\n    S> 250 n\n"
+    play(HELLO + "\n    C> XYZZY a\n    C> NOOP\n    >S XYZZY a\n\n    S> 250 x\n    >C 250 x\n    >S NOOP\n\n"
+        "    S> 250 n\n"
          "    >C 250 n\n", rules=rules)  # fmt: skip
 
 
@@ -198,7 +199,8 @@ def test_lines_nobody_could_parse_hold_where_a_rule_passes_them() -> None:
 
 def test_a_malformed_line_passed_by_a_rule_gets_no_3yz() -> None:
     """I9: what nobody could parse can't begin content."""
-    play(HELLO + "\n    C> DATA now\n    >S DATA now\n    S> 354 go\n    >C 421 4.3.0 The mail server broke the protocol, try "
+    play(HELLO + "\n    C> DATA now\n    >S DATA now\n    S> 354 go\n"
+        "    >C 421 4.3.0 The mail server broke the protocol, try "
          "again later\n    -> abort server\n    -> close client\n", rules=Says(malformed=PASSED_BY_RULE))  # fmt: skip
 
 

@@ -139,7 +139,8 @@ def test_accepted_with_a_wrong_code(verb: str, code: int) -> None:
 def test_the_server_goes_instead(verb: str) -> None:
     """B33–B36: 421; never clear text."""
     asked = f"{OFFER[verb]}\n    C> {verb}\n    >S {verb}\n"
-    play(f"{asked}\n    !! end server\n    >C 421 Connection to the mail server lost, try again later\n    -> close server\n"
+    play(f"{asked}\n    !! end server\n    >C 421 Connection to the mail server lost, try again later\n"
+        f"    -> close server\n"
          "    -> close client\n", rules=OPEN)  # fmt: skip
     play(
         f"{asked}\n    !! timeout server\n    >C 421 The mail server does not answer, try again later\n{CUT}",
@@ -258,7 +259,8 @@ def test_where_it_was_not_offered(before: str) -> None:
 
 def test_twice() -> None:
     """B20, B48: inside TLS it is offered again by nobody who keeps to RFC 3207 §4.2; without an offer it is refused."""
-    play(OFFER["STARTTLS"] + GO.format(verb="STARTTLS") + DONE + AGAIN + "\n    C> STARTTLS\n    >C 502 Command not offered here\n",
+    play(OFFER["STARTTLS"] + GO.format(verb="STARTTLS") + DONE + AGAIN + "\n    C> STARTTLS\n"
+        "    >C 502 Command not offered here\n",
          rules=OPEN)  # fmt: skip
 
 
@@ -303,8 +305,10 @@ def test_octets_of_the_server_behind_220_in_any_cut(tail: bytes, cut: int) -> No
 
 def test_a_220_of_several_lines() -> None:
     """RFC 5321 §4.2.1: still one reply, with nothing behind it."""
-    play(f"{OFFER['STARTTLS']}\n    C> STARTTLS\n    >S STARTTLS\n    S> 220-go\n    S> 220 on\n    -> start-tls server\n\n"
-         "    !! tls-done server\n    >C 220-go\n    >C 220 on\n    -> start-tls client\n\n    !! tls-done client\n", rules=OPEN)  # fmt: skip
+    play(f"{OFFER['STARTTLS']}\n    C> STARTTLS\n    >S STARTTLS\n    S> 220-go\n    S> 220 on\n"
+        f"    -> start-tls server\n\n"
+         "    !! tls-done server\n    >C 220-go\n    >C 220 on\n    -> start-tls client\n\n"
+         "    !! tls-done client\n", rules=OPEN)  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- failures
@@ -319,7 +323,8 @@ def test_the_handshake_with_the_server_fails(verb: str) -> None:
         + "\n    !! tls-failed server\n    >C 454 TLS not available\n    -> abort server\n"
     )
     records = play(failed + "\n    C> MAIL FROM:<a@x.example>\n"
-                   "    >C 421 The session to the mail server is over, try again later\n    -> close client\n", rules=OPEN)  # fmt: skip
+                   "    >C 421 The session to the mail server is over, try again later\n"
+                   "    -> close client\n", rules=OPEN)  # fmt: skip
     assert "tls-failed" in anomalies(records)
     play(failed + "\n    C> QUIT\n    >C 221 Bye\n    -> close client\n", rules=OPEN)
     play(failed + "\n    !! end client\n    -> close client\n", rules=OPEN)
@@ -328,7 +333,8 @@ def test_the_handshake_with_the_server_fails(verb: str) -> None:
 @both
 def test_the_handshake_with_the_client_fails(verb: str) -> None:
     """220 was told already: nothing can be told any more; both links close."""
-    records = play(OFFER[verb] + GO.format(verb=verb) + "\n    !! tls-done server\n    >C 220 go\n    -> start-tls client\n"
+    records = play(OFFER[verb] + GO.format(verb=verb) + "\n    !! tls-done server\n    >C 220 go\n"
+        "    -> start-tls client\n"
                    "\n    !! tls-failed client\n" + CUT, rules=OPEN)  # fmt: skip
     assert "tls-failed" in anomalies(records)
 

@@ -82,9 +82,12 @@ def test_the_phases_of_an_ordinary_conversation() -> None:
     session = Session(judge=OPEN, record=lambda record: None, clock=lambda: 0.0)
     seen = [session.phase]
     for command, reply in (
-        ("", "220 mx"), ("EHLO me", "250-mx\r\n250-AUTH PLAIN\r\n250 CHUNKING"), ("AUTH LOGIN", "334 x"), ("YQ==", "235 in"),
-        ("MAIL FROM:<a@x>", "250 m"), ("RCPT TO:<b@y>", "250 r"), ("RCPT TO:<c@y>", "550 no"), ("DATA", "354 go"), ("x\r\n.", "250 q"),
-        ("MAIL FROM:<a@x>", "250 m"), ("RCPT TO:<b@y>", "250 r"), ("BDAT 3\r\nx", "250 c"), ("BDAT 3 LAST\r\nx", "250 l"),
+        ("", "220 mx"), ("EHLO me", "250-mx\r\n250-AUTH PLAIN\r\n"
+        "250 CHUNKING"), ("AUTH LOGIN", "334 x"), ("YQ==", "235 in"),
+        ("MAIL FROM:<a@x>", "250 m"), ("RCPT TO:<b@y>", "250 r"), ("RCPT TO:<c@y>", "550 no"), ("DATA", "354 go"),
+        ("x\r\n.", "250 q"),
+        ("MAIL FROM:<a@x>", "250 m"), ("RCPT TO:<b@y>", "250 r"), ("BDAT 3\r\nx", "250 c"), ("BDAT 3 LAST\r\n"
+        "x", "250 l"),
         ("MAIL FROM:<a@x>", "250 m"), ("RSET", "250 r"), ("NOOP", "250 n"), ("HELO me", "250 mx"), ("QUIT", "221 b"),
     ):  # fmt: skip
         if command:
@@ -93,7 +96,8 @@ def test_the_phases_of_an_ordinary_conversation() -> None:
         seen.append(session.phase)
     p = Phase
     assert seen == [
-        p.CONNECTED, p.GREETED, p.READY, p.AUTH, p.READY, p.MAIL, p.RCPT, p.RCPT, p.CONTENT, p.READY, p.MAIL, p.RCPT, p.CONTENT, p.READY,
+        p.CONNECTED, p.GREETED, p.READY, p.AUTH, p.READY, p.MAIL, p.RCPT, p.RCPT, p.CONTENT, p.READY, p.MAIL, p.RCPT,
+        p.CONTENT, p.READY,
         p.MAIL, p.READY, p.READY, p.READY, p.CLOSED,
     ]  # fmt: skip
     assert session.said_goodbye

@@ -23,7 +23,7 @@ XEXCH50 = hello("XEXCH50", "CHUNKING") + ENVELOPE
 ALLOWED = allow("XEXCH50")
 DENIED = "502 Command not implemented"
 
-# ------------------------------------------------------------------------------------------------------ E54–E57: XEXCH50
+# ----------------------------------------------------------------------------------------------------- E54–E57: XEXCH50
 
 
 @pytest.mark.parametrize("verb", ["XEXCH50", "xexch50", "X-EXCH50"])
@@ -160,7 +160,8 @@ def test_not_offered() -> None:
 
 def test_the_client_ends_within_the_octets() -> None:
     """S4: cut."""
-    play(f"{XEXCH50}\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n    C> ab\\\n    >S ab\\\n\n"
+    play(f"{XEXCH50}\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n    C> ab\\\n"
+        f"    >S ab\\\n\n"
          "    !! end client\n    -> abort server\n    -> close client\n", rules=ALLOWED)  # fmt: skip
 
 
@@ -168,7 +169,8 @@ def test_the_client_ends_within_the_octets() -> None:
 def test_the_client_goes_within_the_octets(fault: str) -> None:
     """S4: half a blob must not look finished."""
     told = "    >C 421 Too slow, closing\n" if "slow" in fault else ""
-    play(f"{XEXCH50}\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n    C> ab\\\n    >S ab\\\n\n"
+    play(f"{XEXCH50}\n    C> XEXCH50 4 2\n    >S XEXCH50 4 2\n    S> 354 go\n    >C 354 go\n    C> ab\\\n"
+        f"    >S ab\\\n\n"
          f"    {fault}\n{told}    -> abort server\n    -> close client\n", rules=ALLOWED)  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def test_a_reply_before_the_octets_are_whole() -> None:
     play(f"{asked}    S> 250 ok\n{BROKEN_PLAIN}", rules=ALLOWED)
 
 
-# -------------------------------------------------------------------------------------------- E58–E61: others of Exchange
+# ------------------------------------------------------------------------------------------ E58–E61: others of Exchange
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,8 @@ def test_x_exps() -> None:
 
 def test_xauth_where_a_rule_allows_it() -> None:
     """XAUTH belongs to no keyword, so it can't have been offered: the rule's word is enough."""
-    play(hello() + "\n    C> XAUTH LOGIN\n    >S XAUTH LOGIN\n    S> 334 x\n    >C 334 x\n    C> YQ==\n    >S YQ==\n    S> 235 in\n"
+    play(hello() + "\n    C> XAUTH LOGIN\n    >S XAUTH LOGIN\n    S> 334 x\n    >C 334 x\n    C> YQ==\n    >S YQ==\n"
+        "    S> 235 in\n"
          "    >C 235 in\n" + NOOP, rules=allow("XAUTH"))  # fmt: skip
 
 
@@ -277,13 +280,14 @@ def test_verbs_of_unknown_framing_hold(line: str) -> None:
     offered = hello(name) if name.startswith(("XSH", "XPR", "XSES")) else hello()
     rules = allow(name)
     play(
-        f"{offered}\n    C> {line}\n    C> NOOP\n    >S {line}\n\n    S> 250 x\n    >C 250 x\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n",
+        f"{offered}\n    C> {line}\n    C> NOOP\n    >S {line}\n\n    S> 250 x\n    >C 250 x\n    >S NOOP\n\n"
+        f"    S> 250 n\n    >C 250 n\n",
         rules=rules,
     )
     play(f"{offered}\n    C> {line}\n    >S {line}\n    S> 354 go\n{BROKEN_PLAIN}", rules=rules)
 
 
-# ------------------------------------------------------------------------------------------------------ E62: roles, tunnels
+# -------------------------------------------------------------------------------------------------- E62: roles, tunnels
 
 
 @pytest.mark.parametrize("line", ["TURN", "ATRN x.example", "XPROXYTO x", "XTRN x"])
@@ -377,19 +381,22 @@ def test_xclient_resets() -> None:
 @pytest.mark.parametrize("reply", ["501 no", "503 order", "550 not you"])
 def test_xclient_refused(reply: str) -> None:
     """Nothing is forgotten."""
-    play(f"{XCLIENT}\n    C> XCLIENT NAME=x\n    >S XCLIENT NAME=x\n    S> {reply}\n    >C {reply}\n    C> MAIL FROM:<a@x.example> SIZE=1\n"
+    play(f"{XCLIENT}\n    C> XCLIENT NAME=x\n    >S XCLIENT NAME=x\n    S> {reply}\n    >C {reply}\n"
+        f"    C> MAIL FROM:<a@x.example> SIZE=1\n"
          "    >S MAIL FROM:<a@x.example> SIZE=1\n    S> 250 m\n    >C 250 m\n", rules=allow("XCLIENT"))  # fmt: skip
 
 
 def test_xclient_and_xforward_are_denied() -> None:
     """C47: the server trusts our address."""
-    play(hello("XCLIENT NAME ADDR", "XFORWARD NAME ADDR", told=()) + f"\n    C> XCLIENT ADDR=127.0.0.1\n    >C {DENIED}\n"
+    play(hello("XCLIENT NAME ADDR", "XFORWARD NAME ADDR", told=()) + f"\n    C> XCLIENT ADDR=127.0.0.1\n"
+        f"    >C {DENIED}\n"
          f"    C> XFORWARD ADDR=127.0.0.1\n    >C {DENIED}\n" + NOOP)  # fmt: skip
 
 
 def test_xforward_where_it_is_allowed() -> None:
     """A line and a reply."""
-    play(hello("XFORWARD NAME ADDR") + "\n    C> XFORWARD NAME=x ADDR=192.0.2.1\n    >S XFORWARD NAME=x ADDR=192.0.2.1\n    S> 250 ok\n"
+    play(hello("XFORWARD NAME ADDR") + "\n    C> XFORWARD NAME=x ADDR=192.0.2.1\n"
+        "    >S XFORWARD NAME=x ADDR=192.0.2.1\n    S> 250 ok\n"
          "    >C 250 ok\n" + NOOP, rules=allow("XFORWARD"))  # fmt: skip
 
 

@@ -50,7 +50,8 @@ def test_effects_tell_sides_and_kinds_apart() -> None:
 def test_kinds_have_stable_names() -> None:
     """OpenSMTPD's where it has one."""
     assert {kind.value for kind in Kind} == {
-        "link-connect", "link-tls", "link-auth", "link-close", "exchange", "tx-begin", "tx-commit", "tx-refused", "violation", "note",
+        "link-connect", "link-tls", "link-auth", "link-close", "exchange", "tx-begin", "tx-commit", "tx-refused",
+        "violation", "note",
     }  # fmt: skip
     assert AuditRecord(Kind.NOTE, 1.0).detail is None
 
