@@ -95,12 +95,7 @@ class Chunks(Inspected):
         piece = data if start == 0 and end == len(data) else data[start:end]
         self.left -= len(piece)
         if self.held:
-            rest = self.hold(piece)
-            if rest is not None:
-                if self.way is Way.HEADER and self.judge_header():
-                    self._release(rest)
-                else:
-                    self.count(rest)
+            self._hold_back(piece)
         elif self.count(piece):
             self.session.to_server += piece
         if self.way is Way.SWALLOW and self.exchange is not None and self._undecided:
@@ -110,6 +105,19 @@ class Chunks(Inspected):
             self.over = True
             self._chunk_over()
         return end
+
+    def _hold_back(self, piece: bytes) -> None:
+        if self.way is Way.WHOLE:
+            self.hold(piece)
+            return
+        end, whole = self.header_part(piece)
+        self.hold_header(piece[:end])
+        if not whole:
+            return
+        if self.way is Way.HEADER and self.judge_header():
+            self._release(piece[end:])
+        else:
+            self.count(piece[end:])
 
     @property
     def _undecided(self) -> bool:

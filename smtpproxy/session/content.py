@@ -117,28 +117,32 @@ class Inspected:
             self.session.too_much()
         return False
 
-    def hold(self, plain: bytes) -> bytes | None:
-        """Keep a piece back. What stands behind the header section once that is whole (HEADER only), else None.
+    def hold(self, plain: bytes) -> None:
+        """WHOLE: keep a piece back."""
+        if self.count(plain):
+            if self._spool is None:
+                self._spool = self.session.spool() if self.session.spool is not None else io.BytesIO()
+            self._spool.write(plain)
 
-        What is behind it has not been counted: it is judged whether it may go at all before it is looked at, so that
-        nothing depends on how the octets were cut.
-        """
-        if self.way is Way.WHOLE:
-            if self.count(plain):
-                if self._spool is None:
-                    self._spool = self.session.spool() if self.session.spool is not None else io.BytesIO()
-                self._spool.write(plain)
-            return None
-        held = len(self._held)
-        seen = max(held - 3, 0)
-        self._held += plain
-        found = self._held.find(b"\r\n\r\n", seen)
-        end = 2 if self._held.startswith(b"\r\n") else found + 4 if found >= 0 else 0
-        taken = end - held if end else len(plain)
-        del self._held[held + taken :]
-        if self.count(plain[:taken]) and len(self._held) > self.session.limits.header:
-            self.refuse(say.HEADER_TOO_BIG, "header-too-big")
-        return plain[taken:] if end else None
+    def header_part(self, plain: bytes) -> tuple[int, bool]:
+        """HEADER: how much of a piece belongs to the header section, and whether that is whole with it."""
+        held = self._held
+        tail = bytes(held[-3:]) + plain
+        if not held and plain.startswith(b"\r\n"):
+            return 2, True
+        if bytes(held) == b"\r" and plain.startswith(b"\n"):
+            return 1, True
+        found = tail.find(b"\r\n\r\n")
+        if found < 0:
+            return len(plain), False
+        return found + 4 - (len(tail) - len(plain)), True
+
+    def hold_header(self, plain: bytes) -> None:
+        """HEADER: keep a piece of the header section back."""
+        if self.count(plain):
+            self._held += plain
+            if len(self._held) > self.session.limits.header:
+                self.refuse(say.HEADER_TOO_BIG, "header-too-big")
 
     def judge_header(self) -> bool:
         """Have the header section judged; False when that refused the mail."""
@@ -220,7 +224,7 @@ class Incoming(Inspected):
         super().__init__(session, transaction, depth)
         self._content = Content()
         self._rest = b""  # WAITING: what came behind the header section in the same read
-        self._rest_astray = False
+        self._rest_astray = -1
         self._end: Exchange | None = None  # the end of data, while the spool is being sent
         self._carried = b""
         self.told = False  # the end of data has its exchange: nothing of the mail is to be decided any more
@@ -235,7 +239,7 @@ class Incoming(Inspected):
                 self._hold_header(plain)
             else:
                 if content.stray_at >= 0:
-                    self._astray()
+                    self._astray(content.stray_at)
                 if self.way is Way.WHOLE:
                     self.hold(plain)
                 elif self.count(plain):
@@ -245,20 +249,23 @@ class Incoming(Inspected):
             self._ended()
         return after
 
-    def _astray(self) -> None:
-        if self.way is not Way.SWALLOW and self.session.newlines == "refuse":
+    def _astray(self, at: int) -> None:
+        """An octet stands alone at this place of the piece; too big before it is too big."""
+        if self.way is not Way.SWALLOW and self.session.newlines == "refuse" and not 0 < self._max < self.came + at:
             self.refuse(say.STRAY_NEWLINE, "stray-newline-refused")
 
     def _hold_header(self, plain: bytes) -> None:
-        rest = self.hold(plain)
+        """Up to the end of the header section; what is behind it is looked at only when that was judged."""
+        end, whole = self.header_part(plain)
         stray = self._content.stray_at
-        if 0 <= stray < len(plain) - len(rest or b""):
-            self._astray()
-        if rest is None:
+        if 0 <= stray < end:
+            self._astray(stray)
+        self.hold_header(plain[:end])
+        if not whole:
             return
+        rest = plain[end:]
         if self.way is Way.HEADER and self.judge_header():
-            self._rest = rest
-            self._rest_astray = stray >= 0
+            self._rest, self._rest_astray = rest, stray - end
             self._begin()
         else:
             self.count(rest)
@@ -287,8 +294,8 @@ class Incoming(Inspected):
                 self._tell()
                 self.refill()
                 return
-            if self._rest_astray:
-                self._astray()
+            if self._rest_astray >= 0:
+                self._astray(self._rest_astray)
             if self.count(rest):
                 session.to_server += stuffed(bytes(self._held) + rest)
                 self._held.clear()

@@ -264,8 +264,9 @@ def _guard(line: bytes) -> re.Match[bytes] | None:
     read; and nothing of what looks like a line of a SASL dialogue nobody waits for.
     """
     # Blanks round it and wrong padding make it no less a secret.
-    body = line.strip(b" \t\r\n").rstrip(b"=")
+    given = line.strip(b" \t\r\n")
+    body = given.rstrip(b"=")
     body += b"=" * (-len(body) % 4)
-    if len(body) >= 8 and _BASE64(body) and not (body.isalpha() and (body.isupper() or body.islower())):
+    if len(given) >= 8 and _BASE64(body) and not (body.isalpha() and (body.isupper() or body.islower())):
         return _NO_OCTETS(line)
     return _SECRET_FIRST(line) or _SECRET_WITHIN(line) or _UNREADABLE_WORD(line)

@@ -78,7 +78,7 @@ def test_a_record_is_a_line_with_version_time_sequence_and_session(file: tuple[P
 
 
 def test_nothing_to_write_is_no_write(file: tuple[Path, int]) -> None:
-    assert _log(-1 if False else file[1]).flush()
+    assert _log(file[1]).flush()
     assert file[0].read_bytes() == b""
 
 
@@ -86,7 +86,12 @@ def test_one_write_for_many_records(file: tuple[Path, int], monkeypatch: pytest.
     path, descriptor = file
     sizes: list[int] = []
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, octets: sizes.append(len(octets)) or write(fd, octets))
+
+    def counted(descriptor: int, octets: bytes) -> int:
+        sizes.append(len(octets))
+        return write(descriptor, octets)
+
+    monkeypatch.setattr(os, "write", counted)
     log = _log(descriptor)
     record = log.session("a")
     for number in range(100):

@@ -22,7 +22,7 @@ from typing import Any
 import trio
 
 from smtpproxy.audit.log import AuditLog, open_file
-from smtpproxy.config import ListenerConfig, parse_endpoint
+from smtpproxy.config import ListenerConfig
 from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.relay import Relay
@@ -34,6 +34,7 @@ DEADLINE = 5.0
 OPEN = PassAll()
 EHLO_REPLY = b"250-mx.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 CHUNKING\r\n"
 ENVELOPE = b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\n"
+_ANSWERS = {b"EHLO": EHLO_REPLY, b"DATA": b"354 Go\r\n", b"QUIT": b"221 Bye\r\n"}
 _RESET = struct.pack("ii", 1, 0)
 _ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = re.compile(r"listening on \S+:(\d+) ")
@@ -243,7 +244,7 @@ class Store:
                     left = rest
                     verb = line[:4].upper()
                     content = verb == b"DATA"
-                    out += {b"EHLO": EHLO_REPLY, b"DATA": b"354 Go\r\n", b"QUIT": b"221 Bye\r\n"}.get(verb, b"250 Ok\r\n")
+                    out += _ANSWERS.get(verb, b"250 Ok\r\n")
                     if verb == b"QUIT":
                         break
                 if out:

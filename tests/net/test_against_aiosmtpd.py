@@ -30,12 +30,13 @@ class Keeper:
         return f"250 2.0.0 kept as {len(self.mails)}"
 
 
-class OnAnyPort(Controller):  # type: ignore[misc]  # it has no types
+class OnAnyPort(Controller):
     """Says which port the kernel gave it before it looks whether it can be reached there."""
 
     def _trigger_server(self) -> None:
+        assert self.server is not None
         self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()
+        super()._trigger_server()  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager
@@ -43,7 +44,7 @@ async def proxied(folder: Path, **options: Any) -> AsyncIterator[tuple[Rig, Keep
     """aiosmtpd behind a proxy."""
     keeper = Keeper()
     controller = OnAnyPort(keeper, hostname="127.0.0.1", port=0, ready_timeout=10, decode_data=False, **options)
-    controller.start()
+    controller.start()  # type: ignore[no-untyped-call]
     try:
         async with rig(folder) as r:
             r.destination.endpoint = parse_endpoint(f"127.0.0.1:{controller.port}")

@@ -42,7 +42,7 @@ async def in_thread(r: Rig, talk: Callable[[smtplib.SMTP], Any]) -> Any:
     """What smtplib does, in a thread of its own."""
 
     def whole() -> Any:
-        with smtplib.SMTP(*r.address, timeout=5) as client:
+        with smtplib.SMTP(r.address[0], r.address[1], timeout=5) as client:
             return talk(client)
 
     with trio.fail_after(10):
@@ -79,12 +79,12 @@ async def test_every_command_smtplib_has(tmp_path: Path) -> None:
 
         def talk(client: smtplib.SMTP) -> list[int]:
             codes = [client.ehlo("me.example")[0], client.helo("me.example")[0], client.noop()[0]]
-            codes += [client.verify("b@y.example")[0], client.help()[:1] and 214, client.rset()[0]]
+            codes += [client.verify("b@y.example")[0], client.docmd("HELP")[0], client.rset()[0]]
             codes += [client.mail("a@x.example")[0], client.rcpt("b@y.example")[0], client.docmd("RSET")[0]]
             return codes
 
         codes = await in_thread(r, talk)
-        assert codes == [250, 250, 250, 250, 214, 250, 250, 250, 250]
+        assert codes == [250, 250, 250, 250, 250, 250, 250, 250, 250]
 
 
 async def test_the_server_is_gone(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ async def test_a_fault_while_accepting_ends_that_connection_only(tmp_path: Path)
             def __getattr__(self, name: str) -> Any:
                 raise RuntimeError("no judge")
 
-        r.judge = NoJudge()  # type: ignore[assignment]
+        r.judge = NoJudge()
         with structlog.testing.capture_logs() as log:
             unlucky = await r.connect()
             assert await unlucky.ending() in ("end", "reset")
@@ -266,7 +266,15 @@ class Resolver(trio.abc.HostnameResolver):
         self.answer = answer
         self.asked = 0
 
-    async def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002, E501
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - trio's name
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
         """The answer given, or the error."""
         self.asked += 1
         if isinstance(self.answer, Exception):

@@ -73,8 +73,12 @@ def _config(port: int, audit: Path, **patience: float) -> Config:
 
 @asynccontextmanager
 async def service(
-    folder: Path, store: Store, capsys: pytest.CaptureFixture[str], load: Callable[[], Judge | None] = PassAll, **patience: float
-) -> AsyncIterator[Running]:  # fmt: skip
+    folder: Path,
+    store: Store,
+    capsys: pytest.CaptureFixture[str],
+    load: Callable[[], Judge | None] = PassAll,
+    **patience: float,
+) -> AsyncIterator[Running]:
     """A service that runs; signals to this process reach it from here on."""
     made = Running()
     made.audit = folder / "audit.jsonl"
@@ -418,7 +422,9 @@ async def test_nothing_is_told_before_it_is_on_record(tmp_path: Path, capsys: py
     os.close(reading)
 
 
-async def test_a_full_disk_holds_mail_back_and_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_full_disk_holds_mail_back_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """G21: fail closed. Nobody is told anything that is not on record; when there is room it goes on."""
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

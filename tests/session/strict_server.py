@@ -89,7 +89,7 @@ class StrictServer:
         if verb == b"BDAT":
             words = line.split(b" ")
             self._chunk, self._last = int(words[1]), len(words) > 2
-            return None or (b"" if self._chunk else self._chunk_over())
+            return b"" if self._chunk else self._chunk_over()
         if verb == b"RSET":
             self._forget()
             return b"250 reset\r\n"

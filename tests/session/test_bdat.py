@@ -1,12 +1,16 @@
 """BDAT (attacks.md E01–E53, RFC 3030): a chunk's octets are always taken or the session is closed; what is forwarded is
 canonical; and no octet of a chunk is ever read as a command, by us or by the server."""
 
+from typing import Any
+
 import pytest
 
+from smtpproxy.policy.judge import Judge
+from smtpproxy.session.limits import Limits
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import Action, Depth, Verdict
 from smtpproxy.smtp.replies import own
-from tests.play import HELLO, MAIL, play
+from tests.play import HELLO, MAIL, octets_of, play
 from tests.session.judges import (
     BROKEN,
     ENVELOPE,
@@ -120,8 +124,6 @@ def test_octets_are_exact(octets: str) -> None:
 
 def len_of(octets: str) -> int:
     """Octets of a transcript line."""
-    from tests.play import octets_of
-
     return len(octets_of(octets + "\\"))
 
 
@@ -211,7 +213,7 @@ def test_everything_pipelined() -> None:
 # -------------------------------------------------------------------------------------------- E42–E46: in wrong states
 
 
-def swallowed(before: str, told: str, rules: object = None) -> list[dict[str, object]]:
+def swallowed(before: str, told: str, rules: Judge | None = None) -> list[dict[str, Any]]:
     """BDAT answered here, its octets swallowed, and NOOP behind it served."""
     return play(
         f"""{before}
@@ -224,7 +226,7 @@ def swallowed(before: str, told: str, rules: object = None) -> list[dict[str, ob
         >C 250 n
     """,
         rules=rules,
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_without_a_transaction() -> None:
@@ -247,8 +249,8 @@ def test_before_hello_and_after_helo() -> None:
 def test_where_it_was_not_offered() -> None:
     """E45: an EHLO without CHUNKING."""
     assert "verb-not-offered" in anomalies(swallowed(hello("SIZE") + ENVELOPE, "502 Command not offered here"))
-    swallowed(hello("CHUNKING") + ENVELOPE.join(("", "\n    C> EHLO me\n    >S EHLO me\n    S> 250 mx\n"
-        "    >C 250 mx\n"))
+    swallowed(hello("CHUNKING") + ENVELOPE.join(("", ("\n    C> EHLO me\n    >S EHLO me\n    S> 250 mx\n"
+        "    >C 250 mx\n")))
               + ENVELOPE, "502 Command not offered here")  # fmt: skip
 
 
@@ -276,8 +278,6 @@ def test_a_large_refused_chunk_is_thrown_away() -> None:
 
 def test_swallowing_has_an_end() -> None:
     """I7: what is thrown away is bounded, too."""
-    from smtpproxy.session.limits import Limits
-
     records = play(HELLO + "\n    C> BDAT 2000 LAST\n    C> *2000 x\\\n    >C 503 5.5.1 Need MAIL and RCPT first\n"
                    "    >C 421 4.7.0 Too much refused content, closing\n    -> close server\n    -> close client\n",
                    limits=Limits(swallow=1000))  # fmt: skip
@@ -306,7 +306,7 @@ def test_rset_between_chunks() -> None:
 
 
 def test_rset_pipelined_between_chunks() -> None:
-    """E48: as asked, not as confirmed (architecture §6)."""
+    """E48: RSET within a transaction holds: what the octets behind it belong to, only its reply tells."""
     play(
         MAIL
         + """
@@ -319,14 +319,15 @@ def test_rset_pipelined_between_chunks() -> None:
         >S BDAT 3
         >S abc\\
         >S RSET
-        >S NOOP
 
         S> 250 c
         S> 250 r
-        S> 250 n
         >C 250 c
         >C 250 r
         >C 503 5.5.1 Need MAIL and RCPT first
+        >S NOOP
+
+        S> 250 n
         >C 250 n
     """
     )
@@ -699,7 +700,7 @@ def test_memory_stays_flat_in_a_large_chunk() -> None:
 )
 @pytest.mark.parametrize("when", range(6))
 def test_replies_while_octets_are_under_way(refused: str, when: int) -> None:
-    """E50: everything pipelined, and the server refuses MAIL, RCPT or the chunk after so many octets of it: the octets are
+    """E50: everything pipelined, and the server refuses MAIL, RCPT or the chunk after so many octets of it: they are
     taken all the same, the next line is a command, and no exception."""
     for commands in (
         b"MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 5 LAST\r\n",

@@ -1,5 +1,5 @@
-"""How a session ends (attacks.md F42–F55, G01–G18; S2–S4): whoever goes, falls silent or breaks the protocol at whatever
-point, the client gets one clear 4xx or a close and never a 250 that the server did not give, and the server never sees
+"""How a session ends (F42–F55, G01–G18; S2–S4): whoever goes, falls silent or breaks the protocol, at any point,
+the client gets one clear 4xx or a close and never a 250 that the server did not give, and the server never sees
 an end of data or a LAST that the client did not send."""
 
 from collections.abc import Callable
@@ -341,8 +341,8 @@ def test_250_before_the_end_of_data() -> None:
 )
 def test_a_refusal_before_the_end_of_data(reply: str) -> None:
     """A62: kept, and told at the end; the session with this server is over."""
-    records = play(f"{CONTENT}\n    S> {reply}\n    -> abort server\n\n    C> f\n    C> .\n    >C {reply}\n"
-                   + ("" if reply.startswith("421") else GONE) + ("    -> close client\n" if reply[:3] == "421" else ""))  # fmt: skip
+    after = "    -> close client\n" if reply.startswith("421") else GONE
+    records = play(f"{CONTENT}\n    S> {reply}\n    -> abort server\n\n    C> f\n    C> .\n    >C {reply}\n{after}")
     assert "early-refusal" in anomalies(records)
     assert outcome(records) == ["tx-begin", "tx-refused"]
 
@@ -735,7 +735,7 @@ JUDGES: dict[str, Callable[[], PassAll]] = {
 @pytest.mark.parametrize("prompt", [True, False], ids=["prompt server", "server behind"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_at_every_octet(fault: str, prompt: bool, judge: str) -> None:
-    """S3, S4, G04–G19: no mail completes at the server that the client did not send whole (and no rule refused), and the
+    """S3, S4, G04–G19: no mail completes at the server that the client did not send whole (or a rule refused), and the
     client is not told of more deliveries than there were."""
     step = 1 if prompt and judge == "stream" else 3
     for at in range(0, len(MAIL_BY_DATA) + 1, step):

@@ -53,9 +53,7 @@ def test_a_lost_exchange_is_not_awaited() -> None:
 def test_the_next_reply_belongs_to_the_first_that_is_owed_one() -> None:
     """Answered here, undecided, our own: passed over in order."""
     ledger = Ledger()
-    assert ledger.head is None
-    assert ledger.awaited is None
-    assert len(ledger) == 0
+    assert (ledger.head, ledger.awaited, len(ledger)) == (None, None, 0)
     rows = [
         exchange(True, False, False, True),
         exchange(True, False, False, False),

@@ -1,9 +1,10 @@
 """Each of the 33 names the project is measured by: passed when allowed, refused when denied.
 
-Denied means: the keyword is gone from every EHLO (and LHLO) reply in every spelling, the verb is refused, its parameters
-are refused, whatever hello came before; and nothing of it has reached the server (I3).
+Denied means: the keyword is gone from every EHLO (and LHLO) reply in every spelling, the verb is refused, its
+parameters are refused, whatever hello came before; and nothing of it has reached the server (I3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -233,7 +234,7 @@ def test_refused_before_any_hello(row: Name) -> None:
     play(GREETING + row.denied + tail(row), rules=denied(row))
 
 
-SPELLINGS = {
+SPELLINGS: dict[str, Callable[[str], tuple[str, ...]]] = {
     "as it is": lambda o: (o,),
     "lower case": lambda o: (o.lower(),),
     "mixed case": lambda o: (o.swapcase().title(),),
@@ -251,7 +252,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @each_keyword
 def test_the_keyword_is_gone_in_every_spelling(row: Name, spelling: str) -> None:
-    """Once, twice, first, last, alone: gone, in this EHLO and in every later one; what is left is one well-formed list."""
+    """Once, twice, first, last, alone: gone, in this EHLO and in every later one; the rest is a well-formed list."""
     offered = tuple(line for offer in row.offers[:1] for line in SPELLINGS[spelling](offer))
     neighbour = "DSN" if row.name != "DSN" else "RRVS"
     for lines, told in (

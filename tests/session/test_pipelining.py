@@ -1,12 +1,12 @@
-"""Pipelining (I1, I2): one reply for each command, in the order asked, whoever gives it; and nothing behind a command that
-may change the framing is read before its reply is told."""
+"""Pipelining (I1, I2): one reply for each command, in the order asked, whoever gives it; and nothing behind a command
+that may change the framing is read before its reply is told."""
 
 import pytest
 
 from smtpproxy.session.limits import Limits
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import Action, Depth, Verdict
-from smtpproxy.smtp.commands import Command, parse_command
+from smtpproxy.smtp.commands import Command, Malformed, parse_command
 from smtpproxy.smtp.errors import Side
 from tests.play import DATA, HELLO, MAIL, play
 from tests.session.judges import (
@@ -214,7 +214,7 @@ def test_a_rule_on_malformed_lines_that_fails_decides_nothing() -> None:
     """Fail closed: the line is answered here."""
 
     class Fails(Says):
-        def malformed(self, line: object, session: object) -> Verdict:
+        def malformed(self, line: Malformed, session: Session) -> Verdict:  # type: ignore[override]
             raise KeyError("x")
 
     play(HELLO + "\n    C> MAIL\n    >C 501 5.5.4 Syntax error in parameters or arguments\n", rules=Fails())
@@ -238,7 +238,7 @@ ALL_AT_ONCE = """
 
 
 def test_everything_in_one_write() -> None:
-    """A66, I2: a second transaction behind a conforming end of data is its own; counts agree on both sides; recorded."""
+    """A66, I2: a second transaction behind a conforming end of data is its own; counts agree; recorded."""
     records = play(
         HELLO
         + ALL_AT_ONCE
@@ -341,7 +341,8 @@ def test_354_with_no_recipient_left() -> None:
 
 
 def test_mail_rset_mail_in_one_segment_do_not_mix() -> None:
-    """Architecture §6: each exchange keeps its own transaction."""
+    """Architecture §6: each exchange keeps its own transaction; RSET within one holds, for only its reply tells whether it
+    is over."""
     records = play(
         HELLO
         + """
@@ -354,19 +355,20 @@ def test_mail_rset_mail_in_one_segment_do_not_mix() -> None:
         >S MAIL FROM:<one@x.example>
         >S RCPT TO:<one@y.example>
         >S RSET
-        >S MAIL FROM:<two@x.example>
-        >S RCPT TO:<two@y.example>
-        >S DATA
 
         S> 250 m1
         S> 250 r1
         S> 250 rset
-        S> 250 m2
-        S> 250 r2
-        S> 354 go
         >C 250 m1
         >C 250 r1
         >C 250 rset
+        >S MAIL FROM:<two@x.example>
+        >S RCPT TO:<two@y.example>
+        >S DATA
+
+        S> 250 m2
+        S> 250 r2
+        S> 354 go
         >C 250 m2
         >C 250 r2
         >C 354 go
@@ -401,8 +403,8 @@ REFUSALS = {
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("content", ["DATA", "BDAT 3 LAST"])
 def test_a_refused_command_does_not_touch_the_transaction(refusal: str, content: str) -> None:
-    """G18 turned round: what was refused has changed nothing at the server, so nothing here: the mail is still that of the
-    first MAIL, on record and for every rule."""
+    """G18 turned round: what was refused has changed nothing at the server, so nothing here: the mail is still that of
+    the first MAIL, on record and for every rule."""
     command, reply, here = REFUSALS[refusal]
     passed = "" if here else f"    >S {command}\n    S> {reply}\n"
     script = f"{MAIL}\n    C> {command}\n{passed}    >C {reply}\n"

@@ -1,5 +1,5 @@
-"""Vendors' verbs (attacks.md E54–E62): the Exchange family, XCLIENT, BURL, TURN and ATRN, and verbs nobody has described:
-refused here unless a rule lets them through, and framed exactly where one does."""
+"""Vendors' verbs (attacks.md E54–E62): the Exchange family, XCLIENT, BURL, TURN and ATRN, and verbs nobody has
+described: refused here unless a rule lets them through, and framed exactly where one does."""
 
 import pytest
 

@@ -42,7 +42,7 @@ def test_the_shipped_judge_looks_into_no_content() -> None:
 def test_effects_tell_sides_and_kinds_apart() -> None:
     """A driver carries them out by type."""
     assert StartTLS(Side.SERVER).side is Side.SERVER
-    assert type(Close(Side.CLIENT)) is not type(Abort(Side.CLIENT))
+    assert not isinstance(Close(Side.CLIENT), Abort)
     assert Side.CLIENT.other is Side.SERVER
     assert Side.SERVER.other is Side.CLIENT
 
