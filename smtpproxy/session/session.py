@@ -20,10 +20,10 @@ and how a session ends in closing.py.
 from collections.abc import Callable
 from typing import Any
 
-from smtpproxy.session import closing, outcomes
+from smtpproxy.session import closing, outcomes, securing
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.content import Incoming
-from smtpproxy.session.effects import Effect, StartTLS
+from smtpproxy.session.effects import Effect
 from smtpproxy.session.ledger import Exchange, Ledger
 from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
 from smtpproxy.session.reading import Reading
@@ -95,7 +95,7 @@ class Session:
         self._swallowed = 0  # octets read and thrown away
         self.farewell: Exchange | None = None  # told behind the next exchange, then both links close
         self._reader = ReplyReader(limits.reply_line, limits.reply_lines)
-        self._securing: tuple[Exchange, Reply] | None = None  # a TLS command and the server's 220 to it
+        self.securing: tuple[Exchange, Reply] | None = None  # a TLS command and the server's 220 to it
         self.incoming: Incoming | Chunks | Swallowed | None = None
         self.reading = Reading(self)
         greeting = Exchange(GREETING, GREETING, clock())
@@ -133,7 +133,7 @@ class Session:
         if self.opaque:
             self.to_client += data
             return
-        if self._securing is not None:
+        if self.securing is not None:
             closing.server_violated(self, ProtocolError(Side.SERVER, "octets-behind-220", f"{len(data)} octets"))
             return
         replies, broken = self._reader.feed_until_broken(data)
@@ -160,54 +160,11 @@ class Session:
 
     def tls_done(self, side: Side, info: TLSInfo) -> None:
         """The handshake a `StartTLS` effect asked for has succeeded."""
-        if self.closed or self._securing is None:
-            return
-        exchange, reply = self._securing
-        if side is Side.SERVER:
-            self.server.tls = info
-            if self._injected():
-                return
-            exchange.got = reply
-            self.settle()
-            self.effects.append(StartTLS(Side.CLIENT))
-            return
-        if self._injected():
-            return
-        self.client.tls = info
-        self._securing = None
-        self.client.forget()
-        self.server.forget()
-        self.transaction = None
-        self.phase = Phase.GREETED
-        self.note(
-            Kind.TLS, client=self.client.tls._asdict(), server=self.server.tls._asdict() if self.server.tls else None
-        )
-        self.holder = None
-        self.reading.read()
-
-    def _injected(self) -> bool:
-        """Octets came in clear behind STARTTLS: they must never act inside TLS (CVE-2011-0411)."""
-        if not self.reading.left:
-            return False
-        closing.abort_server(self)
-        self.client_violated("octets-behind-starttls", f"{self.reading.left} octets")
-        return True
+        securing.done(self, side, info)
 
     def tls_failed(self, side: Side, why: str) -> None:
-        """The handshake failed: never clear text instead (454 to the client while that is still possible)."""
-        if self.closed or self._securing is None:
-            return
-        exchange, _ = self._securing
-        self._securing = None
-        self.note(Kind.NOTE, anomaly="tls-failed", side=side.value, why=why)
-        if side is Side.CLIENT:
-            closing.close_both(self, abort=True)
-            return
-        closing.abort_server(self)
-        exchange.told = say.TLS_NOT_AVAILABLE
-        exchange.lost = True
-        self.settle()
-        self.reading.read()
+        """The handshake failed."""
+        securing.failed(self, side, why)
 
     def client_lost(self) -> None:
         """The client's link broke: nothing more can be read from it or told."""
@@ -286,7 +243,7 @@ class Session:
     @property
     def tellable(self) -> bool:
         """The client is where a reply can be read: not within a TLS handshake."""
-        return self._securing is None and not self.client_gone
+        return self.securing is None and not self.client_gone
 
     @property
     def receiving(self) -> bool:
@@ -417,8 +374,7 @@ class Session:
         if verb.then.get(reply.code) is Framing.TLS and exchange.asked is not None:
             if more:
                 raise ProtocolError(Side.SERVER, "octets-behind-220", verb.name)
-            self._securing = exchange, reply
-            self.effects.append(StartTLS(Side.SERVER))
+            securing.begin(self, exchange, reply)
             return
         exchange.due += outcomes.further_replies(self, exchange, reply)
         exchange.due -= 1

@@ -61,8 +61,9 @@ __all__ = [
     "parse_argument",
 ]
 
-# RFC 5321 §4.5.3.1: octets of a local-part, a domain, and a path with its punctuation.
-MAX_LOCAL_PART = 64
+# RFC 5321 §4.5.3.1: octets of a domain, and of a path with its punctuation. A local-part there has 64, but return paths
+# made by SRS and VERP are often longer, servers take them, and a mail must not be lost between the two.
+MAX_LOCAL_PART = 200
 MAX_DOMAIN = 255
 MAX_PATH = 256
 

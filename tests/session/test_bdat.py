@@ -777,3 +777,53 @@ def test_a_refusal_of_mail_while_octets_are_under_way() -> None:
         >C 250 n
     """
     )
+
+
+def test_the_first_chunk_refused_while_the_second_is_half_sent() -> None:
+    """E50: the outcome is that of LAST; the octets under way are sent on."""
+    records = play(
+        MAIL
+        + """
+        C> BDAT 3
+        C> abc\\
+        C> BDAT 6
+        C> def\\
+        >S BDAT 3
+        >S abc\\
+        >S BDAT 6
+        >S def\\
+
+        S> 452 full
+        >C 452 full
+
+        C> ghi\\
+        >S ghi\\
+        S> 503 no
+        >C 503 no
+        C> BDAT 0 LAST
+        >S BDAT 0 LAST
+        S> 503 no
+        >C 503 no
+    """
+        + NOOP
+    )
+    assert [r["kind"] for r in records if r["kind"].startswith("tx-")] == ["tx-begin", "tx-refused"]
+
+
+@pytest.mark.parametrize("octets", [30, 200, 5000])
+def test_a_chunk_that_is_too_big_is_refused_alike_in_any_cut(octets: int) -> None:
+    """I6: with its header section held back, the size is known from the line: refused at once, nothing sent."""
+    play(
+        MAIL
+        + f"""
+        C> BDAT {octets} LAST
+        C> A: b\\r\\n\\r\\n\\
+        C> *{octets - 8} x\\
+        >S RSET
+
+        S> 250 r
+        >C 552 5.3.4 Message too big
+    """
+        + NOOP,
+        rules=Looks(Depth.HEADER, most=20),
+    )

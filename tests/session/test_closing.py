@@ -794,3 +794,57 @@ def run_until_fault(at: int, fault: Callable[[Session], None], prompt: bool, jud
     elif name != "client says garbage":  # which is content, within content
         whole = [b"A: b\r\n\r\n..dot\r\nQUIT\r\n", b"\r\n.\r\nQUIabcde", b""]
         assert server.mails == whole[: len(server.mails)]
+
+
+# -------------------------------------------------------------------------------------------------------------- corners
+
+
+def test_server_ends_while_chunks_are_held_back_and_a_noop_of_ours_is_owed() -> None:
+    """Our own command is nobody's reply: the client is told 421 unasked, once."""
+    play(
+        MAIL
+        + """
+        C> BDAT 3
+        C> abc\\
+        >C 250 2.0.0 Octets received
+
+        !! keep-alive
+        >S NOOP
+
+        !! end server
+    """
+        + LOST,
+        rules=Looks(Depth.WHOLE),
+    )
+
+
+@pytest.mark.parametrize(("how", "effect"), [("end server", "close server"), ("timeout server", "abort server")])
+def test_server_goes_while_refused_content_is_swallowed(how: str, effect: str) -> None:
+    """The refusal stands: 550 at the end, not 451."""
+    play(
+        MAIL
+        + f"""
+        C> DATA
+        >C 354 Start mail input; end with <CRLF>.<CRLF>
+        C> A: b
+        C>
+        C> more
+
+        !! {how}
+        -> {effect}
+
+        C> and more
+        C> .
+        >C 550 5.7.1 No
+    """
+        + GONE,
+        rules=Looks(Depth.HEADER, answers("550 5.7.1 No")),
+    )
+
+
+def test_the_driver_may_not_fail_to_connect_twice() -> None:
+    """A driver's mistake is an error of ours, not a reply to a client."""
+    session = Session(judge=OPEN, record=lambda record: None, clock=lambda: 0.0)
+    session.server_sent(b"220 mx\r\n")
+    with pytest.raises(AssertionError):
+        session.connect_failed("x")

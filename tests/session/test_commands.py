@@ -348,7 +348,7 @@ def test_vrfy_is_answered_252() -> None:
         ("MAIL FROM:<a b@x.example>", SENDER),
         ('MAIL FROM:<"a@x.example>', SENDER),
         ("MAIL FROM:<a@x.example>BODY=8BITMIME", BAD),
-        ("MAIL FROM:<" + "a" * 65 + "@x.example>", SENDER),
+        ("MAIL FROM:<" + "a" * 201 + "@x.example>", SENDER),
         ("MAIL FROM:<a@" + "x" * 256 + ">", SENDER),
         ("RCPT TO:", RECIPIENT),
         ("RCPT TO:<>", RECIPIENT),
@@ -544,3 +544,10 @@ def test_too_many_errors_within_what_is_owed() -> None:
     play(f"{GREETING}\n    C> NOOP\n    C> XYZZY\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n"
         f"    >C 500 Command unrecognized\n"
          f"    >C 421 Too many errors, closing\n{CLOSED}", limits=Limits(malformed=1))  # fmt: skip
+
+
+def test_a_long_line_with_a_bare_cr_in_it() -> None:
+    """C27 and C35 together: one reply, in sync."""
+    line = "NOOP " + "x" * 3000 + "\\rx"
+    records = refused(line, "500 5.5.2 Line too long")
+    assert anomalies(records) == ["line-too-long"]

@@ -136,3 +136,35 @@ def test_limits_are_the_sessions_own() -> None:
         HELLO + "\n    C> NOOP " + "x" * 100 + "\n    >C 500 5.5.2 Line too long\n",
         limits=Limits(command_line=100, auth_line=100),
     )
+
+
+@pytest.mark.parametrize("depth", [Depth.HEADER, Depth.WHOLE])
+@pytest.mark.parametrize("octets", [20, 300, 20_000])
+def test_size_is_counted_alike_in_any_cut(depth: Depth, octets: int) -> None:
+    """I6: over the limit by what comes behind the header section: one 552 at the end, and the same records."""
+    session = "    >S RSET\n    S> 250 r\n    >C 552 5.3.4 Message too big\n"
+    script = f"""{MAIL}
+        C> DATA
+        >C 354 Start mail input; end with <CRLF>.<CRLF>
+        C> A: b
+        C>
+        C> *{octets} x
+        C> .
+"""
+    if depth is Depth.WHOLE:
+        records = play(script + session, rules=Looks(depth, most=20))
+        assert "over-size" in anomalies(records)
+        return
+    # the header section fits: our own DATA goes out before the rest is counted, and half a mail can only be cut
+    rules = Looks(depth, most=20)
+    talk = Session(judge=rules, record=lambda record: None, clock=lambda: 0.0)
+    for who, said in MAILED:
+        (talk.client_sent if who == "C" else talk.server_sent)(said)
+    talk.client_sent(b"DATA\r\nA: b\r\n\r\nx")
+    assert talk.to_server.endswith(b"DATA\r\n")
+    talk.client_sent(b"x" * octets + b"\r\n.\r\n")
+    talk.to_client.clear()
+    talk.server_sent(b"354 go\r\n")
+    assert b"x" not in talk.to_server
+    assert b"552" in talk.to_client
+    assert b"\r\n.\r\n" not in talk.to_server

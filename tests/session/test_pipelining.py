@@ -341,8 +341,8 @@ def test_354_with_no_recipient_left() -> None:
 
 
 def test_mail_rset_mail_in_one_segment_do_not_mix() -> None:
-    """Architecture §6: each exchange keeps its own transaction; RSET within one holds, for only its reply tells whether it
-    is over."""
+    """Architecture §6: each exchange keeps its own transaction; RSET within one holds, for only its reply tells
+    whether it is over."""
     records = play(
         HELLO
         + """
