@@ -1,7 +1,7 @@
 """smtpproxy.toml: every setting, its default, what it means and why that default.
 
 - The models below are the only place that knows a setting. The errors, the nearest names and docs/configuration.md
-  (`python -m smtpproxy.config` writes it anew) are made from them.
+  (which docgen.py writes) are made from them.
 - `[limits]` and `[patience]` are made from the tables of `session.limits`: a number added there is a setting at once,
   and importing this module fails until it is described here.
 - All mistakes are found in one go and told with line and column. What the command line says takes the place of what
@@ -10,9 +10,8 @@
 """
 
 import ipaddress
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -35,7 +34,6 @@ from smtpproxy.policy.toml import (
 from smtpproxy.session.limits import Limits, Patience
 
 COMMAND_LINE = "command line"  # the file of a problem with an option
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)*\.?")
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
@@ -44,45 +42,21 @@ _LISTENER_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 # name: (meaning, why that default); octets are marked, because they may be written as a size
 _OCTETS = "octets: "
 _LIMITS: Mapping[str, tuple[str, str]] = {
-    "command_line": (
-        _OCTETS + "the longest command line, with its CRLF",
-        "RFC 5321 asks for 512, and every extension adds some; this is Postfix's limit",
-    ),
-    "auth_line": (_OCTETS + "the longest base64 in a line of a log-in", "RFC 4954 §4"),
-    "endless_line": (
-        _OCTETS + "a line without end, after which the session is closed",
-        "nobody who sends that means mail",
-    ),
+    "command_line": (_OCTETS + "a command line, with its CRLF", "RFC 5321 asks for 512; this is Postfix's limit"),
+    "auth_line": (_OCTETS + "base64 in an AUTH or SASL line", "RFC 4954 §4"),
+    "endless_line": (_OCTETS + "a line without end, after which the session is closed", "who sends that means no mail"),
     "reply_line": (_OCTETS + "the longest reply line of the server", "RFC 5321 asks for 512; many servers say more"),
     "reply_lines": ("lines of one reply of the server", "more than any server says, and still an end"),
-    "ehlo_lines": (
-        "extensions of a server that are looked at; the rest is not told",
-        "far more than any server offers",
-    ),
+    "ehlo_lines": ("extensions of a server that are looked at; the rest is not told", "far more than any server has"),
     "recipients": ("recipients of one mail", "RFC 5321 asks for at least 100; this is Postfix's limit"),
     "pipelined": ("commands that may await their replies at once", "as many as a mail may have recipients"),
-    "malformed": (
-        "malformed or unknown commands before the session is closed",
-        "Postfix's limit; who types by hand makes fewer",
-    ),
-    "header": (
-        _OCTETS + "the longest header section that is held back to be judged",
-        "more than twice what Postfix takes",
-    ),
-    "swallow": (
-        _OCTETS + "refused content that is read and thrown away",
-        "a client hears the refusal only after its content was read",
-    ),
-    "unsent": (
-        _OCTETS + "commands and content waiting for a slow peer before the other one waits too",
-        "it is memory, for each session",
-    ),
+    "malformed": ("malformed or unknown commands before the session is closed", "Postfix's limit; people make fewer"),
+    "header": (_OCTETS + "the longest header section held back to be judged", "more than twice what Postfix takes"),
+    "swallow": (_OCTETS + "refused content that is read and thrown away", "a refusal is heard only behind the content"),
+    "unsent": (_OCTETS + "what waits for a slow peer before the other one waits too", "it is memory, for each session"),
 }
 _PATIENCE: Mapping[str, tuple[str, str]] = {
-    "connect": (
-        "for one address of the server",
-        "a server that is there answers at once, and there may be more addresses",
-    ),
+    "connect": ("for one address of the server", "one that is there answers at once, and there may be more addresses"),
     "greeting": ("for the server's greeting", "RFC 5321 §4.5.3.2.1"),
     "command": ("for the server's reply to MAIL, RCPT and all else", "RFC 5321 §4.5.3.2.2 and .3"),
     "data": ("for the server's 354", "RFC 5321 §4.5.3.2.4"),
@@ -92,10 +66,7 @@ _PATIENCE: Mapping[str, tuple[str, str]] = {
     "tls": ("for a whole TLS handshake", "far slower than any real one"),
     "session": ("for a whole session", "four hours: a session that is alive then is being kept open"),
     "drain": ("for what is in flight when the proxy is told to stop", "less than the 90 s systemd waits"),
-    "rate": (
-        "octets a second: content that is slower on the whole is given up",
-        "a mail of 1 MiB in 35 minutes; who is slower only keeps the connection",
-    ),
+    "rate": ("octets a second: content slower on the whole is given up", "a mail of 1 MiB in 35 minutes: slow enough"),
 }
 
 
@@ -419,14 +390,14 @@ def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
     """Message, what was expected, nearest names."""
     *table, last = error["loc"]
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
-    known = _TABLES.get(tuple(step for step in table if isinstance(step, str)))
+    known = TABLES.get(tuple(step for step in table if isinstance(step, str)))
     if kind == "smtpproxy":
         return context["message"], context["expected"], context["nearest"]
     if kind == "extra_forbidden":
-        near = nearest(str(last), _keys(known)) if known else []
-        return f"unknown key {shown(str(last))}", "" if near else ", ".join(_keys(known) if known else ()), near
+        near = nearest(str(last), keys_of(known)) if known else []
+        return f"unknown key {shown(str(last))}", "" if near else ", ".join(keys_of(known) if known else ()), near
     if kind == "missing":
-        field = _keys(known)[str(last)] if known else None
+        field = keys_of(known)[str(last)] if known else None
         return f"{last} is missing", (field.description or "") if field else "", ()
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", context["expected"])
@@ -463,7 +434,7 @@ def _where(path: KeyPath, data: Mapping[str, Any]) -> str:
     return ".".join(map(str, path))
 
 
-_TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
+TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
     (): Config,
     ("listener",): ListenerConfig,
     ("limits",): _AllLimits,
@@ -473,62 +444,6 @@ _TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
 }
 
 
-def _keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The keys of a table, as the file spells them."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
-
-
-# ------------------------------------------------------------------------------------------------------- the page
-
-_HEAD = """\
-# smtpproxy.toml: every setting
-
-<!-- Generated by `python -m smtpproxy.config` from smtpproxy/config.py. Don't edit: change the models. -->
-
-The configuration is one [TOML](https://toml.io) file, given with `--config`. There is no other place it is looked for,
-and no setting in the environment. Nothing has to be said but a listener; `smtpproxy serve --listen HOST:PORT --server
-HOST:PORT` does without a file altogether. [deploy/smtpproxy.toml](../deploy/smtpproxy.toml) is a commented example.
-
-- `smtpproxy check --config FILE` tells every mistake at once, with line, column and what was perhaps meant.
-- What the command line says takes the place of what the file says.
-- Relative paths are relative to the file.
-- Sizes are octets, or strings such as `"25 MiB"`, `"64 KiB"`, `"10 MB"`. Times are seconds.
-- Rules are read again on SIGHUP, for new sessions. All else needs a restart.
-"""
-
-
-def configuration_page() -> str:
-    """The whole of docs/configuration.md."""
-    return "\n".join((_HEAD, *_sections()))
-
-
-def _sections() -> Iterator[str]:
-    for path, model in _TABLES.items():
-        title, _, more = (model.__doc__ or "").partition(":")
-        rows = [(key, field) for key, field in _keys(model).items() if field.description]
-        yield f"## {title.strip() if path else 'Before the first table'}\n"
-        if more:
-            yield f"{more.strip()[0].upper()}{more.strip()[1:]}\n"
-        yield "| Key | Default | Meaning | Why that default |\n| --- | --- | --- | --- |"
-        for key, field in rows:
-            extra = field.json_schema_extra
-            why = extra["why"] if isinstance(extra, dict) else ""
-            yield f"| `{key}` | {_default(field)} | {_sentence(field.description or '')} | {_sentence(str(why))} |"
-        yield ""
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "none"
-    value = field.default
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"`{value}`"
-    return f"`{json.dumps(value)}`"
-
-
-def _sentence(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."
-
-
-if __name__ == "__main__":
-    PAGE.write_text(configuration_page(), encoding="utf-8")

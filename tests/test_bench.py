@@ -2,15 +2,14 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.peers import unavailable
-from tests.peers.process import REPOSITORY
+from tests.peers import PeerUnavailable, unavailable
+from tests.peers.process import REPOSITORY, find
 
 pytestmark = pytest.mark.peers
 
@@ -20,10 +19,11 @@ CELL = re.compile(r"–|\d+(\.\d+)?%?( \(\d+(\.\d+)?–\d+(\.\d+)?\))?")
 
 def bench(*options: str) -> subprocess.CompletedProcess[str]:
     """Run it as a user would."""
-    path = ":/usr/sbin:/sbin"
     for program in ("smtp-source", "smtp-sink", "setpriv"):
-        if shutil.which(program) is None and shutil.which(program, path=path) is None:
-            unavailable(f"{program} is not installed")
+        try:
+            find(program)
+        except PeerUnavailable as error:
+            unavailable(error)
     argv = [sys.executable, str(REPOSITORY / "bench" / "bench.py"), *options]
     return subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False, cwd="/")
 

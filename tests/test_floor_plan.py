@@ -30,7 +30,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "config": ("session.limits", "policy.toml"),
     "net": ("smtp", "session", "policy", "audit", "tls", "config"),
     "explain": ("smtp", "policy"),
-    "docgen": ("smtp", "policy", "explain"),
+    "docgen": ("smtp", "policy", "explain", "config"),
     "demo": ("",),
     "cli": ("",),
     "__main__": ("cli",),
@@ -57,10 +57,22 @@ EVERYWHERE = frozenset({"asyncio", "logging"})
 TESTED_FLOORS = ("smtp", "session", "policy", "audit", "tls", "net")
 COVERED_BY: dict[str, tuple[str, str]] = {
     "smtp/errors.py": ("smtp/test_readers.py", "the one exception, raised by every reader"),
+    "policy/coherence.py": ("policy/test_load.py", "its warnings come with what is loaded"),
+    "session/chunks.py": ("session/test_bdat.py", "what BDAT does to a session"),
+    "session/effects.py": ("session/test_closing.py", "what the driver is asked for, to close above all"),
+    "session/outcomes.py": ("session/test_replies.py", "what a server's reply does to a session"),
+    "session/reading.py": ("session/test_commands.py", "how a client's lines become commands"),
+    "session/records.py": ("session/test_replies.py", "plain values, one made of each reply told"),
+    "session/securing.py": ("session/test_starttls.py", "both sides of STARTTLS"),
+    "session/session.py": ("session/test_invariants.py", "what holds for any conversation"),
 }
 
-LONGEST = 450
-LONGER: dict[str, str] = {}  # file: why it is one piece
+# Lines of a file. More for tests: transcripts are long and flat, read one at a time, and nothing in them is nested.
+LONGEST = {"smtpproxy": 450, "tests": 900}
+LONGER: dict[str, str] = {  # file: why it is one piece
+    "tests/net/test_relay.py": "the cases of one subject, looked for in one place",
+    "tests/session/test_content.py": "the cases of one subject, looked for in one place",
+}
 
 
 def _files(*folders: str) -> list[Path]:
@@ -248,8 +260,9 @@ def test_no_file_is_too_long() -> None:
         file.relative_to(REPO).as_posix(): len(file.read_text(encoding="utf-8").splitlines())
         for file in _files("smtpproxy", "tests")
     }
-    long = {name: length for name, length in lengths.items() if length > LONGEST}
-    _none(f"{name}: {length} lines, more than {LONGEST}" for name, length in long.items() if name not in LONGER)
+    most = {name: LONGEST[name.partition("/")[0]] for name in lengths}
+    long = {name: length for name, length in lengths.items() if length > most[name]}
+    _none(f"{name}: {length} lines, more than {most[name]}" for name, length in long.items() if name not in LONGER)
     _none(f"{name}: is short again, take it out of LONGER" for name in LONGER if name not in long)
 
 

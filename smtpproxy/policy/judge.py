@@ -28,7 +28,7 @@ from smtpproxy.smtp.registry.rows import Argument, Default, FramingClass
 from smtpproxy.smtp.registry.verbs import VERBS
 from smtpproxy.smtp.replies import OwnReply, Reply, multiline, own
 
-_DEFAULTS: Mapping[Default, Treatment] = MappingProxyType(
+TREATMENT_OF: Mapping[Default, Treatment] = MappingProxyType(
     {
         Default.ALLOW: Treatment.ALLOW,
         Default.DENY: Treatment.DENY,
@@ -53,9 +53,9 @@ class Judge:
         self._verbs: dict[bytes, tuple[Treatment, ExtensionRule | None]] = {}
         self._keywords: dict[bytes, tuple[Treatment, ExtensionRule | None]] = {}
         for name, verb in VERBS.items():
-            self._verbs[name] = (_DEFAULTS[verb.default], None)
+            self._verbs[name] = (TREATMENT_OF[verb.default], None)
         for name, extension in EXTENSIONS.items():
-            self._keywords[name] = (_DEFAULTS[extension.default], None)
+            self._keywords[name] = (TREATMENT_OF[extension.default], None)
         self._size = 0
         self._recipients = recipients
         for rule in self.rules:

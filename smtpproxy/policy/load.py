@@ -6,17 +6,17 @@
   one stands. `mode = "off"` takes it out.
 - All problems of all files are found in one go. If one of them is an error there are no rules at all: half a rule set
   is not what anybody wrote.
-- What is valid but hardly meant (a rule that changes nothing, an extension without what it needs) is a warning. Only
-  rules of the site are warned about.
+- What is valid but hardly meant is a warning, and coherence.py finds it.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smtpproxy.policy.judge import _DEFAULTS
+from smtpproxy.policy import coherence
+from smtpproxy.policy.coherence import Entry
 from smtpproxy.policy.rules import ExtensionRule, Source, Treatment
 from smtpproxy.policy.toml import (
     KeyPath,
@@ -29,10 +29,9 @@ from smtpproxy.policy.toml import (
     parse_size,
     shown,
 )
-from smtpproxy.smtp.registry.extensions import EXTENSIONS
 from smtpproxy.smtp.registry.features import FEATURE_NAMES, Feature, default_of, feature
 from smtpproxy.smtp.registry.parameters import PARAMETERS
-from smtpproxy.smtp.registry.rows import Argument, Default, Framing, FramingClass, Verb
+from smtpproxy.smtp.registry.rows import Argument, Default, FramingClass, Verb
 from smtpproxy.smtp.registry.verbs import VERBS
 from smtpproxy.smtp.replies import OwnReply, own
 
@@ -63,27 +62,6 @@ class Loaded:
         return all(problem.severity != "error" for problem in self.problems)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Entry:
-    """One `[[rule]]` that is right in itself. `rule` is None where it is off."""
-
-    name: str
-    rule: ExtensionRule | None
-    shipped: bool
-    positions: Positions
-    path: KeyPath
-
-    def warning(self, key: str, message: str, expected: str = "", near: Sequence[str] = ()) -> Problem:
-        return self.positions.problem(
-            (*self.path, key),
-            message,
-            where=_where(self.path, self.name),
-            expected=expected,
-            nearest=near,
-            severity="warning",
-        )
-
-
 def shipped_rules() -> Path:
     """The directory of the rule files that come with smtpproxy: in the package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -94,7 +72,7 @@ def shipped_rules() -> Path:
 def load_rules(paths: Sequence[Path], *, shipped: bool = True) -> Loaded:
     """The rules of the files and directories `paths`, on top of the shipped ones."""
     problems: list[Problem] = []
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     ours = _files([shipped_rules()], problems) if shipped else []
     for file in dict.fromkeys((*ours, *_files(paths, problems))):
         entries += _read(file, file in ours, problems)
@@ -102,7 +80,7 @@ def load_rules(paths: Sequence[Path], *, shipped: bool = True) -> Loaded:
         return Loaded((), tuple(problems))
     last = {entry.name: entry for entry in entries}
     rules = tuple(entry.rule for entry in entries if entry.rule is not None and last[entry.name] is entry)
-    return Loaded(rules, tuple(_warnings(entries)))
+    return Loaded(rules, tuple(coherence.warnings(entries)))
 
 
 def _files(paths: Iterable[Path], problems: list[Problem]) -> list[Path]:
@@ -121,7 +99,7 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> list[Path]:
 # ------------------------------------------------------------------------------------------------------- one file
 
 
-def _read(file: Path, shipped: bool, problems: list[Problem]) -> list[_Entry]:
+def _read(file: Path, shipped: bool, problems: list[Problem]) -> list[Entry]:
     try:
         data, positions = parse(file)
     except TomlError as error:
@@ -139,7 +117,7 @@ def _read(file: Path, shipped: bool, problems: list[Problem]) -> list[_Entry]:
     if not isinstance(tables, list):
         found.append(positions.problem(("rule",), "rules are a list", where="", expected="[[rule]]"))
         tables = []
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     names: dict[str, int] = {}
     for index, table in enumerate(tables):
         if not isinstance(table, dict):
@@ -185,7 +163,7 @@ class _Reader:
             )
         )
 
-    def entry(self, shipped: bool) -> _Entry | None:
+    def entry(self, shipped: bool) -> Entry | None:
         """The rule, or None if anything about it is wrong."""
         before = len(self._problems)
         for key in self._table.keys() - set(_KEYS):
@@ -204,7 +182,7 @@ class _Reader:
         if not off and about is not None and then is not None:
             source = Source(self._positions.file, self._positions.value(self._path).line)
             rule = ExtensionRule(self.name, why, about, *then, source)
-        return _Entry(self.name, rule, shipped, self._positions, self._path)
+        return Entry(self.name, rule, shipped, self._positions, self._path, _where(self._path, self.name))
 
     def _unknown(self, path: KeyPath, known: Sequence[str]) -> None:
         near = nearest(str(path[-1]), known)
@@ -354,135 +332,3 @@ def _near(value: object, words: Iterable[str]) -> list[str]:
 
 def _where(path: KeyPath, name: str) -> str:
     return f"rule {int(path[1]) + 1}" + (f" {shown(name)}" if name else "")
-
-
-# ------------------------------------------------------------------------------------------------------ coherence
-
-_Place = tuple[str, bytes]  # "keyword" or "verb", and its name
-_State = tuple[Treatment, int, OwnReply | None]
-_DONE = {
-    Treatment.ALLOW: "allowed",
-    Treatment.LIMIT: "allowed",
-    Treatment.TLS: "allowed under TLS",
-    Treatment.DENY: "denied",
-}
-_LEVEL = {Treatment.DENY: 0, Treatment.TLS: 1, Treatment.LIMIT: 2, Treatment.ALLOW: 2}
-
-
-class _Table:
-    """What holds for every keyword and verb, and which rules stand below it."""
-
-    def __init__(self) -> None:
-        self._stacks: dict[_Place, list[_Entry]] = {place: [] for place in _places(EXTENSIONS.keys(), VERBS.keys())}
-
-    def put(self, entry: _Entry) -> None:
-        for place in _of(entry):
-            self._stacks[place].append(entry)
-
-    def take_out(self, entry: _Entry) -> None:
-        for place in _of(entry):
-            self._stacks[place].remove(entry)
-
-    def owner(self, place: _Place) -> _Entry | None:
-        stack = self._stacks[place]
-        return stack[-1] if stack else None
-
-    def state(self, place: _Place) -> _State:
-        kind, name = place
-        owner = self.owner(place)
-        row = VERBS[name] if kind == "verb" else EXTENSIONS[name]
-        treatment, limit, reply = _DEFAULTS[row.default], 0, None
-        if owner is not None and owner.rule is not None:
-            treatment, limit, reply = owner.rule.treatment, owner.rule.limit, owner.rule.reply
-        if treatment is Treatment.LIMIT and not limit:
-            treatment = Treatment.ALLOW
-        if isinstance(row, Verb) and _LEVEL[treatment] < 2:
-            return treatment, 0, reply or own(row.refusal)
-        return treatment, limit, None
-
-    def level(self, place: _Place) -> int:
-        return _LEVEL[self.state(place)[0]]
-
-    def says(self, place: _Place) -> str:
-        """`XEXCH50 is denied by rule strip-xexch50`."""
-        owner = self.owner(place)
-        by = f"rule {owner.name}" if owner else "default"
-        return f"{place[1].decode()} is {_DONE[self.state(place)[0]]} by {by}"
-
-    def about(self, places: Iterable[_Place], message: str) -> Iterator[Problem]:
-        """A warning about the first rule of the site that decides one of these places."""
-        for place in places:
-            owner = self.owner(place)
-            if owner is not None and not owner.shipped:
-                yield owner.warning("extension", message)
-                return
-
-
-def _places(keywords: Iterable[bytes], verbs: Iterable[bytes]) -> list[_Place]:
-    return [*(("keyword", name) for name in sorted(keywords)), *(("verb", name) for name in sorted(verbs))]
-
-
-def _of(entry: _Entry) -> list[_Place]:
-    return [] if entry.rule is None else _places(entry.rule.feature.keywords, entry.rule.feature.verbs)
-
-
-def _warnings(entries: Sequence[_Entry]) -> Iterator[Problem]:
-    """What is valid and hardly meant, of the site's rules."""
-    table = _Table()
-    named: dict[str, _Entry] = {}
-    idle: set[_Entry] = set()
-    for entry in entries:
-        earlier = named.get(entry.name)
-        named[entry.name] = entry
-        places = [*_of(entry), *(_of(earlier) if earlier else ())]
-        before = {place: table.state(place) for place in places}
-        if earlier is not None:
-            table.take_out(earlier)
-        said = table.says(places[0]) if places else ""
-        table.put(entry)
-        if entry.shipped or any(table.state(place) != before[place] for place in places):
-            continue
-        idle.add(entry)
-        if places and entry.rule is None:
-            yield entry.warning("mode", f"changes nothing: {said}", "a rule that says what else is to be done")
-        elif places:
-            yield entry.warning("extension", f"changes nothing: {said} already")
-        elif earlier is None:
-            near = nearest(entry.name, named.keys() - {entry.name})
-            yield entry.warning("name", "switches nothing off: no rule before it has this name", near=near)
-    for entry in named.values():
-        if not entry.shipped and entry not in idle:
-            yield from _alone(entry, table)
-    yield from _torn(table)
-
-
-def _alone(entry: _Entry, table: _Table) -> Iterator[Problem]:
-    """A rule that a later one takes the place of, or that ends inspection."""
-    if entry.rule is None:
-        return
-    owners = [owner for place in _of(entry) if (owner := table.owner(place)) is not None]
-    if entry not in owners:
-        yield entry.warning("extension", f"never holds: rule {owners[0].name} comes later and decides")
-    elif _LEVEL[entry.rule.treatment]:
-        for verb in sorted(entry.rule.feature.verbs):
-            if Framing.OPAQUE in VERBS[verb].then.values():
-                yield entry.warning("then", f"once {verb.decode()} is accepted nothing of the session is inspected")
-
-
-def _torn(table: _Table) -> Iterator[Problem]:
-    """Extensions without what they need, and verbs that don't go the way of their keyword."""
-    brought: dict[bytes, list[_Place]] = {}
-    for name, row in EXTENSIONS.items():
-        keyword = ("keyword", name)
-        for needed in (("keyword", need.encode()) for need in row.needs):
-            if table.level(needed) < table.level(keyword):
-                only = f"{row.keyword} is told only where {needed[1].decode()} is"
-                message = f"{table.says(keyword)} and needs {needed[1].decode()}, but {table.says(needed)}: {only}"
-                yield from table.about((needed, keyword), message)
-        for verb in dict.fromkeys((*row.verbs, row.keyword)):
-            if verb.encode() in VERBS:
-                brought.setdefault(verb.encode(), []).append(keyword)
-    for name, keywords in brought.items():
-        by, first = ("verb", name), max(keywords, key=table.level)
-        if table.level(by) != table.level(first):
-            yield from table.about((by, first), f"{table.says(first)}, but its verb {table.says(by)}")

@@ -119,6 +119,7 @@ class Session:
             return
         if self.deaf:
             return
+        self.committed = None  # who talks on has taken what it was told
         self.reading.feed(data)
         self.reading.read()
 

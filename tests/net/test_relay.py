@@ -172,14 +172,15 @@ async def test_content_held_back_goes_through_the_spool_unchanged(tmp_path: Path
         assert all(file.closed for file in spools)
 
 
-async def test_a_spool_does_not_outlive_its_session(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["reset", "close", "stop", "abandon", "fault"])
+async def test_a_spool_does_not_outlive_its_session(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spools: list[Any] = []
 
     def spool() -> Any:
         spools.append(tempfile.SpooledTemporaryFile(max_size=1000))  # noqa: SIM115 - the listener closes it
         return spools[-1]
 
-    async with rig(tmp_path, judge=Whole(), spool=spool) as r:
+    async with rig(tmp_path, judge=Whole(), spool=spool, faults=how == "fault") as r:
         client, server = await r.both()
         await client.hello(server)
         await client.mail(server)
@@ -187,7 +188,17 @@ async def test_a_spool_does_not_outlive_its_session(tmp_path: Path) -> None:
         await client.reply()
         await client.send(b"x" * 98 + b"\r\n" + b"y" * 50_000)
         await until(lambda: spools and spools[0].tell() > 90, "not held")
-        client.reset()
+        if how in ("reset", "close"):
+            getattr(client, how)()
+        elif how == "fault":
+            monkeypatch.delattr(r.session, "incoming")
+            await client.send(b"z" * 1000)
+        else:
+            getattr(r.relay, how)()
+            r.reactor.wake()
+        if how in ("stop", "fault"):
+            await client.line()
+            client.close()
         await r.over()
         assert spools[0].closed
 
@@ -533,6 +544,22 @@ async def test_everything_in_one_go_without_quit(tmp_path: Path) -> None:
         await server.send(b"250 2\r\n")
         assert await client.rest() == b"250 2\r\n"
         assert await server.ending() == "end"
+
+
+async def test_a_mail_whose_reply_was_taken_is_not_unacknowledged_later(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        client, server = await r.both(receive=4096)
+        await client.data(server)
+        await client.ask(b"x\r\n.\r\n", server, b"250 queued\r\n")
+        await client.ask(b"NOOP\r\n", server, b"250 Ok\r\n")
+        r.relay.client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await client.send(b"NOOP\r\n" * 200)
+        await server.expect(b"NOOP\r\n" * 200)
+        await server.send((b"250 " + b"x" * 1000 + b"\r\n") * 200)
+        await until(lambda: r.relay.client.blocked and r.session.to_client, "not blocked")
+        client.reset()
+        await r.over()
+        assert not r.records("note", anomaly="unacknowledged")
 
 
 async def test_a_client_that_is_held_back_and_resets_is_noticed(tmp_path: Path) -> None:
@@ -1031,6 +1058,31 @@ async def test_stop_says_421_once_and_is_recorded_once(tmp_path: Path) -> None:
         client.close()
         await r.over()
         assert len(r.records("note", anomaly="shutting-down")) == 1
+
+
+async def test_who_takes_nothing_gets_its_time_from_when_it_was_told(tmp_path: Path) -> None:
+    """Not from when it last took something, which may be long ago."""
+    async with rig(tmp_path) as r:
+        client, server = await r.both(receive=4096)
+        await client.hello(server)
+        r.relay.client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await client.send(b"NOOP\r\n" * 200)
+        await server.expect(b"NOOP\r\n" * 200)
+        await server.send((b"250 " + b"x" * 1000 + b"\r\n") * 200)
+        await until(lambda: r.relay.client.blocked, "not blocked")
+        moved = -1.0
+        while moved != r.relay.client.moved_at:
+            moved = r.relay.client.moved_at
+            await trio.sleep(0.1)
+        r.wait(100)
+        r.relay.stop()
+        r.reactor.wake()
+        await settled()
+        r.wait(LINGER / 2)
+        await settled()
+        assert len(r.sessions.relays) == 1
+        r.wait(LINGER / 2 + 0.5)
+        await r.over()
 
 
 async def test_stop_in_the_middle_of_content_aborts_it(tmp_path: Path) -> None:

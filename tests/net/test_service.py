@@ -519,6 +519,21 @@ async def test_a_signal_right_behind_the_listening_line_is_not_missed(tmp_path: 
         assert await process.code() == 0
 
 
+async def test_signals_are_listened_for_before_anybody_is_told_that_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads that line may send one at once."""
+    handlers: list[Any] = []
+    monkeypatch.setattr(
+        "smtpproxy.net.service.print", lambda *a, **o: handlers.append(signal.getsignal(signal.SIGTERM)), raising=False
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, _config(25, tmp_path / "audit"), PassAll)
+        await until(lambda: handlers, "it does not listen")
+        nursery.cancel_scope.cancel()
+    assert handlers[0] is not signal.SIG_DFL
+
+
 async def test_a_second_signal_to_a_process(tmp_path: Path) -> None:
     async with _stored() as store, running(store, tmp_path / "audit") as process:
         client = await process.connect()

@@ -298,8 +298,17 @@ def test_the_site_comes_after_what_is_shipped(tmp_path: Path) -> None:
         (rule("x", "8BITMIME", '"deny"'), "SMTPUTF8 is allowed by rule allow-smtputf8 and needs 8BITMIME"),
         (rule("x", "8BITMIME", '"allow-under-tls"'), "SMTPUTF8 is told only where 8BITMIME is"),
         (
-            rule("x", "BDAT", '"deny"'),
-            "CHUNKING is allowed by rule allow-chunking, but its verb BDAT is denied by rule x",
+            rule("x", "BDAT", '"allow-under-tls"'),
+            "CHUNKING is allowed by rule allow-chunking, but its verb BDAT is allowed under TLS by rule x",
+        ),
+        (
+            rule("x", "BDAT", '"deny"') + rule("y", "BDAT", '"allow"'),  # what x took along stays denied
+            'rule 2 "y": CHUNKING is denied by rule x, but its verb BDAT is allowed by rule y',
+        ),
+        (rule("x", "BDAT", '"deny"') + rule("y", "BINARYMIME", '"allow"'), "but CHUNKING is denied by rule x"),
+        (
+            rule("x", "CHUNKING", '"deny"') + rule("y", "BDAT", '"deny"'),
+            'rule 2 "y": changes nothing: BDAT is denied by rule x already',
         ),
         (rule("x", "TURN", '"allow"'), "once TURN is accepted nothing of the session is inspected"),
         (
@@ -322,6 +331,9 @@ def test_what_is_hardly_meant_is_a_warning(tmp_path: Path, text: str, warning: s
     [
         rule("x", "BINARYMIME", '"allow"'),
         rule("x", "CHUNKING", '"deny"'),  # BINARYMIME is denied anyway
+        rule("x", "BDAT", '"deny"'),  # takes CHUNKING along
+        rule("x", "BDAT", '{ answer = "503 5.5.1 Use DATA" }'),
+        rule("x", "X-EXCH50", '{ answer = "504 5.5.4 Not here" }'),
         rule("x", "X-EXPS", '"allow-under-tls"'),
         rule("x", "SIZE", "{ limit = 5 }"),
         rule("x", "VRFY", '"allow"'),

@@ -88,6 +88,8 @@ class StrictServer:
             return b"354 go\r\n"
         if verb == b"BDAT":
             words = line.split(b" ")
+            if len(words) < 2 or not words[1].isdigit():  # seen only where inspection has ended
+                return b"501 count\r\n"
             self._chunk, self._last = int(words[1]), len(words) > 2
             return b"" if self._chunk else self._chunk_over()
         if verb == b"RSET":

@@ -156,15 +156,17 @@ def test_size_is_counted_alike_in_any_cut(depth: Depth, octets: int) -> None:
         assert "over-size" in anomalies(records)
         return
     # the header section fits: our own DATA goes out before the rest is counted, and half a mail can only be cut
-    rules = Looks(depth, most=20)
-    talk = Session(judge=rules, record=lambda record: None, clock=lambda: 0.0)
-    for who, said in MAILED:
-        (talk.client_sent if who == "C" else talk.server_sent)(said)
-    talk.client_sent(b"DATA\r\nA: b\r\n\r\nx")
-    assert talk.to_server.endswith(b"DATA\r\n")
-    talk.client_sent(b"x" * octets + b"\r\n.\r\n")
-    talk.to_client.clear()
-    talk.server_sent(b"354 go\r\n")
-    assert b"x" not in talk.to_server
-    assert b"552" in talk.to_client
-    assert b"\r\n.\r\n" not in talk.to_server
+    content = b"A: b\r\n\r\n" + b"x" * octets + b"\r\n.\r\n"
+    for first in (9, 12, len(content) - 5, len(content)):
+        talk = Session(judge=Looks(depth, most=20), record=lambda record: None, clock=lambda: 0.0)
+        for who, said in MAILED:
+            (talk.client_sent if who == "C" else talk.server_sent)(said)
+        talk.client_sent(b"DATA\r\n" + content[:first])
+        talk.client_sent(content[first:])
+        if talk.to_server.endswith(b"DATA\r\n"):
+            talk.server_sent(b"354 go\r\n")
+        if talk.to_server.endswith(b"RSET\r\n"):
+            talk.server_sent(b"250 r\r\n")
+        assert b"xxxxxxxxxxxxxxxxxxxx" not in talk.to_server
+        assert b"552" in talk.to_client
+        assert b"\r\n.\r\n" not in talk.to_server
