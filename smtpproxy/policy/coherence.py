@@ -13,13 +13,13 @@ starting.
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from smtpproxy.policy.judge import TREATMENT_OF
+from smtpproxy.policy.judge import TREATMENT_OF, refusal_of
 from smtpproxy.policy.rules import ExtensionRule, Treatment
 from smtpproxy.policy.toml import KeyPath, Positions, Problem, nearest
 from smtpproxy.smtp.registry.extensions import EXTENSIONS
 from smtpproxy.smtp.registry.rows import Framing, Verb
 from smtpproxy.smtp.registry.verbs import VERBS
-from smtpproxy.smtp.replies import OwnReply, own
+from smtpproxy.smtp.replies import OwnReply
 
 _Place = tuple[str, bytes]  # "keyword" or "verb", and its name
 _State = tuple[Treatment, int, OwnReply | None]
@@ -108,7 +108,7 @@ class _Table:
         if treatment is Treatment.LIMIT and not limit:
             treatment = Treatment.ALLOW
         if isinstance(row, Verb) and _LEVEL[treatment] < 2:
-            return treatment, 0, reply or own(row.refusal)
+            return treatment, 0, reply or refusal_of(row, treatment)
         return treatment, limit, None
 
     def level(self, place: _Place) -> int:

@@ -24,7 +24,7 @@ from smtpproxy.smtp.capabilities import Capabilities, Offer
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.registry.extensions import EXTENSIONS
 from smtpproxy.smtp.registry.features import feature
-from smtpproxy.smtp.registry.rows import Argument, Default, FramingClass
+from smtpproxy.smtp.registry.rows import Argument, Default, FramingClass, Verb
 from smtpproxy.smtp.registry.verbs import VERBS
 from smtpproxy.smtp.replies import OwnReply, Reply, multiline, own
 
@@ -39,6 +39,15 @@ TREATMENT_OF: Mapping[Default, Treatment] = MappingProxyType(
 )
 _NOT_IMPLEMENTED = "502 5.5.1 Command not implemented"
 _CACHED = 256  # EHLO replies remembered as told; servers give the same one again and again
+
+
+def refusal_of(verb: Verb, treatment: Treatment) -> OwnReply:
+    """What a refused verb is answered with, unless a rule says otherwise.
+
+    A row's refusal fits its default: 538 asks for TLS, which would not help where the verb is denied altogether.
+    """
+    fits = treatment is Treatment.TLS or verb.default is not Default.TLS
+    return own(verb.refusal if fits else _NOT_IMPLEMENTED)
 
 
 class Judge:
@@ -57,10 +66,10 @@ class Judge:
         for name, extension in EXTENSIONS.items():
             self._keywords[name] = (TREATMENT_OF[extension.default], None)
         self._size = 0
-        self._recipients = recipients
+        self._recipients = self._most_recipients = recipients
         for rule in self.rules:
             self._apply(rule)
-        self._told: dict[tuple[bytes, bool], tuple[Reply, tuple[str, ...], str]] = {}
+        self._told: dict[tuple[bytes, bool, int], tuple[Reply, tuple[str, ...], str]] = {}
         self.commands: Mapping[str, CommandRule] = MappingProxyType(self._compile())
         self.replies: Mapping[str, ReplyRule] = MappingProxyType(
             {"EHLO": self._hello, "LHLO": self._hello, "HELO": self._helo}
@@ -71,19 +80,21 @@ class Judge:
             self._verbs[verb] = (rule.treatment, rule)
         for keyword in rule.feature.keywords:
             self._keywords[keyword] = (rule.treatment, rule)
-        if (
-            rule.treatment is Treatment.DENY
-        ):  # nobody is told of a keyword whose verb is refused: BDAT takes CHUNKING along
-            for verb in rule.feature.verbs:
-                owner = VERBS[verb].extension.encode()
-                if owner and owner not in rule.feature.keywords:
-                    self._keywords[owner] = (rule.treatment, rule)
+        for verb in rule.feature.verbs:
+            owner = VERBS[verb].extension.encode()
+            if not owner or owner in rule.feature.keywords:
+                continue
+            before = self._keywords[owner][1]
+            if rule.treatment is Treatment.DENY:  # nobody is told of a keyword whose verb is refused
+                self._keywords[owner] = (rule.treatment, rule)
+            elif before is not None and owner not in before.feature.keywords:  # and that rule does not hold any more
+                self._keywords[owner] = (TREATMENT_OF[EXTENSIONS[owner].default], None)
         if rule.treatment is Treatment.LIMIT and b"SIZE" in rule.feature.keywords:
             self._size = rule.limit
         elif b"SIZE" in rule.feature.keywords:
             self._size = 0
-        if rule.treatment is Treatment.LIMIT and b"LIMITS" in rule.feature.keywords:
-            self._recipients = rule.limit
+        if b"LIMITS" in rule.feature.keywords:
+            self._recipients = rule.limit if rule.treatment is Treatment.LIMIT else self._most_recipients
 
     # ------------------------------------------------------------------------------------------------- commands
 
@@ -92,16 +103,14 @@ class Judge:
         for name, (treatment, rule) in self._verbs.items():
             if treatment in (Treatment.DENY, Treatment.TLS):
                 verb = VERBS[name]
-                # A row's refusal fits its default: 538 asks for TLS, which would not help where the verb is denied.
-                fits = treatment is Treatment.TLS or verb.default is not Default.TLS
-                reply = own(verb.refusal if fits else _NOT_IMPLEMENTED)
+                reply = refusal_of(verb, treatment)
                 if rule is not None and rule.reply is not None:
                     reply = rule.reply
                 compiled[verb.name] = self._refusal(reply, rule.name if rule else "default", treatment)
         if self._size:
             for name, verb in VERBS.items():
-                if verb.argument is Argument.MAIL and self._verbs[name][0] is Treatment.ALLOW:
-                    compiled[verb.name] = self._declared_size
+                if verb.argument is Argument.MAIL and self._verbs[name][0] is not Treatment.DENY:
+                    compiled[verb.name] = self._sized(compiled.get(verb.name))
         return compiled
 
     @staticmethod
@@ -111,30 +120,38 @@ class Judge:
             return lambda command, session: verdict
         return lambda command, session: PASS if session.client.tls is not None else verdict
 
-    def _declared_size(self, command: Command, session: Session) -> Verdict:
+    def _sized(self, before: CommandRule | None) -> CommandRule:
         """SIZE= beyond the limit is refused at MAIL (RFC 1870 §6.1), however many digits it has."""
-        for keyword, value in command.argument.parameters:
-            if keyword == b"SIZE" and value is not None and int(value) > self._size:
-                return Verdict(Action.ANSWER, say.TOO_BIG, self.owner(b"SIZE"))
-        return PASS
+        refused = Verdict(Action.ANSWER, say.TOO_BIG, self.owner(b"SIZE"))
+
+        def declared(command: Command, session: Session) -> Verdict:
+            verdict = before(command, session) if before is not None else PASS
+            if verdict is not PASS:
+                return verdict
+            for keyword, value in command.argument.parameters:
+                if keyword == b"SIZE" and value is not None and int(value) > self._size:
+                    return refused
+            return PASS
+
+        return declared
 
     # -------------------------------------------------------------------------------------------------- replies
 
     def _allowed(self, keyword: bytes, encrypted: bool) -> bool:
         treatment, _ = self._keywords.get(keyword, (Treatment.DENY, None))
+        row = EXTENSIONS.get(keyword)
+        if row is not None and row.framing is FramingClass.TLS and encrypted:
+            return False  # not offered twice (RFC 3207 §4.2)
         if treatment is Treatment.TLS:
             return encrypted
         if treatment is Treatment.DENY:
             return False
-        row = EXTENSIONS.get(keyword)
-        if row is not None and row.framing is FramingClass.TLS and encrypted:
-            return False  # not offered twice (RFC 3207 §4.2)
         return row is None or all(self._allowed(need.encode(), encrypted) for need in row.needs)
 
     def _hello(self, got: Reply, exchange: Exchange, session: Session) -> Verdict:
         if got.digit != 2:
             return PASS
-        key = (got.raw, session.client.tls is not None)
+        key = (got.raw, session.client.tls is not None, session.limits.ehlo_lines)
         found = self._told.get(key)
         if found is None:
             if len(self._told) >= _CACHED:
@@ -149,6 +166,7 @@ class Judge:
         """The list with what is allowed of it: keywords taken out, values limited, doubles dropped."""
         offered = Capabilities.from_reply(got)
         seen: set[tuple[bytes, bool]] = set()
+        lines: set[bytes] = set()
         anomalies: dict[str, None] = {}
         rules: dict[str, None] = {}
         if offered.malformed:
@@ -158,16 +176,21 @@ class Judge:
         def change(offer: Offer) -> bytes | None:
             keyword = offer.keyword
             row = EXTENSIONS.get(keyword)
-            needed = row is None or all(need.encode() in allowed for need in row.needs)
-            if keyword not in allowed or not needed:
+            missing = [need.encode() for need in (row.needs if row is not None else ()) if need.encode() not in allowed]
+            if keyword not in allowed or missing:
                 anomalies["keyword-stripped"] = None
-                rules[self.owner(keyword) or "default"] = None
+                itself = self._keywords.get(keyword, (Treatment.DENY, None))[0] in (Treatment.ALLOW, Treatment.LIMIT)
+                rules[self.owner(missing[0] if missing and itself else keyword) or "default"] = None
                 return None
             if (keyword, offer.twin) in seen:
                 anomalies["ehlo-keyword-repeated"] = None
                 return None
             seen.add((keyword, offer.twin))
             line = self._limited(offer, offered)
+            if line in lines:
+                anomalies["ehlo-keyword-repeated"] = None
+                return None
+            lines.add(line)
             if line != offer.line:
                 rules[self.owner(keyword) or "default"] = None
             return line
@@ -193,8 +216,9 @@ class Judge:
 
     def _limit(self, parameter: bytes) -> bytes:
         name, _, value = parameter.partition(b"=")
-        if name.upper() == b"RCPTMAX" and value.isdigit() and len(value) <= 20:
-            return b"RCPTMAX=%d" % min(int(value), self._recipients)
+        if name.upper() == b"RCPTMAX" and value.isdigit():
+            theirs = int(value) if len(value) <= 20 else 0
+            return b"RCPTMAX=%d" % (min(theirs, self._recipients) if theirs else self._recipients)
         return parameter
 
     @staticmethod

@@ -151,12 +151,11 @@ class Chunks(Inspected):
                     self._release(b"")
                 else:
                     self._tell_refusal(exchange)
-            elif self.way is Way.WHOLE:
-                if self.judge_content():
-                    self._send(self._spool.read(), 0, last=True)
-                    self._spool.close()
-                else:
-                    self._tell_refusal(exchange)
+            elif self.judge_content():
+                self._send(self._spool.read(), 0, last=True)
+                self._spool.close()
+            else:
+                self._tell_refusal(exchange)
             session.settle()
         if self._last:
             self.finish()
@@ -177,7 +176,4 @@ class Chunks(Inspected):
 
     def take_back(self) -> None:
         """The server gets RSET in place of the chunk that is refused (RFC 3030 §2: that ends the sequence)."""
-        if self.way is Way.PASSING and self.left != self._size:
-            self.session.abort_server()
-        else:
-            self.reset = True
+        self.reset = True

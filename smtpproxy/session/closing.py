@@ -104,8 +104,6 @@ def lose_content(session: "Session", reply: OwnReply, anomaly: str) -> bool:
     incoming = session.incoming
     if not isinstance(incoming, Incoming) or incoming.told:
         return False
-    if any(exchange.asked is not None for exchange in session.ledger):
-        return False
     incoming.lost(reply, anomaly)
     abort_server(session)
     for exchange in session.ledger:  # our own DATA or NOOP: no reply will come
@@ -129,8 +127,6 @@ def server_ended(session: "Session") -> None:
 
 def client_ended(session: "Session") -> None:
     """The client will send no more: what it has asked is still answered, then both links close."""
-    if session.closed:
-        return
     if session.opaque:
         close_both(session)
         return
@@ -202,8 +198,6 @@ def client_violated(session: "Session", anomaly: str, why: str, reply: OwnReply 
     exchange.closes = True
     # In its turn, like the reply: when it was read depends on the cut.
     exchange.after = lambda _: session.note(Kind.VIOLATION, anomaly=anomaly, side="client", why=why)
-    if half_done(session):
-        abort_server(session)
     session.push(exchange)
 
 

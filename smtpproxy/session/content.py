@@ -318,10 +318,8 @@ class Incoming(Inspected):
         self.finish()
         exchange = Exchange(END, END, session.clock())
         exchange.transaction = self.transaction
-        if session.transaction is self.transaction:
-            session.transaction = None
         self.mark(exchange)
-        session.incoming = None
+        session.transaction = session.incoming = None  # DATA held: nothing was asked since
         if self.way is Way.SWALLOW:
             exchange.told = self.reply
             if self.reset and not session.server_gone:

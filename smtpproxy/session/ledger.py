@@ -77,13 +77,6 @@ class Exchange:
         """The server has still to reply."""
         return self.sent is not None and self.got is None and not self.lost
 
-    @property
-    def settled(self) -> bool:
-        """It can be told (or, if it is our own, forgotten)."""
-        if self.sent is None or self.lost:
-            return self.told is not None or self.asked is None
-        return self.got is not None
-
 
 class Ledger:
     """The exchanges in order. Iterates from the head."""

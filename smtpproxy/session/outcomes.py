@@ -18,7 +18,7 @@ from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
 from smtpproxy.smtp.registry.rows import Argument, Framing, Verb
-from smtpproxy.smtp.replies import OwnReply, Reply, multiline
+from smtpproxy.smtp.replies import OwnReply, Reply
 
 if TYPE_CHECKING:
     from smtpproxy.session.session import Session
@@ -79,8 +79,6 @@ def _replied_rcpt(session: "Session", exchange: Exchange) -> None:
 
 
 def _replied_rset(session: "Session", exchange: Exchange) -> None:
-    if exchange.asked is None:
-        return
     if _done(exchange):
         _let_go(exchange)
         _abandon(session, "RSET")
@@ -108,7 +106,7 @@ def _replied_end(session: "Session", exchange: Exchange) -> None:
     """The mail's outcome: committed only by the server's own 250 to this end of data (S3)."""
     transaction = exchange.transaction
     if transaction is None:
-        return
+        raise AssertionError("an end of data without a mail")
     replies = [*exchange.replies_before, exchange.told]
     transaction.outcome = exchange.told
     if session.begun is transaction:
@@ -300,8 +298,3 @@ def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Rep
         exchange.action = "pass"
         return got
     return told
-
-
-def one_line(reply: Reply) -> Reply:
-    """A reply to HELO has one line (RFC 5321 §4.1.1.1): the first."""
-    return multiline(reply.code, reply.lines[:1])

@@ -415,8 +415,7 @@ class Session:
 
     def too_much(self) -> None:
         """The client goes on sending what was refused."""
-        if not self.deaf:
-            self.client_violated("swallow-limit", f"over {self.limits.swallow} octets", say.TOO_BIG_TO_SWALLOW)
+        self.client_violated("swallow-limit", f"over {self.limits.swallow} octets", say.TOO_BIG_TO_SWALLOW)
 
     def expect_noise(self) -> None:
         """VERB was accepted: lines of code 0yz may come before replies."""

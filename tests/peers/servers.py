@@ -134,9 +134,7 @@ def start_postfix(scratch: Scratch, port: int, settings: str) -> Program:
     os.chown(scratch.mkdir("data"), *postfix_ids())
     scratch.write("config/main.cf", POSTFIX_MAIN.format(dir=scratch.path) + settings)
     scratch.write("config/master.cf", POSTFIX_MASTER.format(port=port))
-    return Program(
-        [postfix, "-c", str(config), "start-fg"], log=scratch.path / "log", binds=private_files(scratch)
-    )
+    return Program([postfix, "-c", str(config), "start-fg"], log=scratch.path / "log", binds=private_files(scratch))
 
 
 def postfix_ids() -> tuple[int, int]:

@@ -109,9 +109,7 @@ def proxies(servers: Servers) -> Iterator[dict[str, Proxy]]:
 
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("server_name", LENIENT)
-def test_nothing_is_smuggled(
-    server_name: str, content: bytes, servers: Servers, proxies: dict[str, Proxy]
-) -> None:
+def test_nothing_is_smuggled(server_name: str, content: bytes, servers: Servers, proxies: dict[str, Proxy]) -> None:
     server, proxy = servers[server_name], proxies[server_name]
     sender = f"honest-{next(NUMBERS)}@src.example"
     before = smuggled(server)  # by now; each case is to fail for itself only
