@@ -361,3 +361,11 @@ def test_wide_characters_and_long_lines_are_cut_by_columns() -> None:
 def test_expect_says_what_was_expected() -> None:
     with pytest.raises(script.NotAsTaughtError, match=r"^two mails$"):
         script.expect(False, "two mails")
+
+
+@pytest.mark.parametrize("width", [-3, 0, 1, 2, 5])
+@pytest.mark.timeout(10)
+def test_a_line_is_cut_to_any_width(width: int) -> None:
+    """However little room there is, it ends: and never takes more than there is."""
+    for line in ("", "x", "a long line of text", "全角文字"):
+        assert columns(cut(line, width)) <= max(width, 0)

@@ -52,9 +52,11 @@ def columns(line: str) -> int:
 
 
 def cut(line: str, width: int) -> str:
-    """The line, ending in … if it is too long."""
+    """The line, ending in … if it is too long; nothing where there is no room at all (a very narrow terminal)."""
     if columns(line) <= width:
         return line
+    if width < 1:
+        return ""
     line = line[:width]
     while columns(line) >= width:
         line = line[:-1]

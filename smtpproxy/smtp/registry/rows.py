@@ -54,6 +54,8 @@ class FramingClass(Enum):
     N_REPLIES = "n-replies"
     UNKNOWN = "unknown"
 
+    __hash__ = object.__hash__
+
 
 class Pipelining(Enum):
     """Where a command may stand in a pipelining group (RFC 2920 §3.1)."""
@@ -90,6 +92,8 @@ class Argument(Enum):
     COUNTED = "counted"  # length SP number                               XEXCH50
     ATTRIBUTES = "attributes"  # 1*(name "=" xtext)                       XCLIENT, XFORWARD
     SECRET = "secret"  # noqa: S105 - anything printable, never recorded: WIZ; a name, no password
+
+    __hash__ = object.__hash__
 
 
 _NO_THEN: Mapping[int, Framing] = MappingProxyType({})
