@@ -9,7 +9,9 @@ that there is room, a piece at a time, whether or not somebody made it non-block
 the proxy from hearing a signal.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -29,16 +31,23 @@ PATIENT = 10  # flushes in a row that a full pipe may fail before that is troubl
 def open_file(path: str) -> int:
     """The descriptor of an audit file, to be appended to. A line that was cut off by a crash is ended first.
 
+    Whoever writes a file holds it locked together with the others who do (after a restart the old process drains while
+    the new one writes). So the one who has it alone knows that a line without an end was left by a crash, and is not
+    being written just now.
+
     Raises:
         OSError: it can't be opened.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            with open(path, "rb") as file:
-                file.seek(max(os.fstat(descriptor).st_size - 1, 0))
-                if file.read(1) not in (b"", b"\n"):
-                    os.write(descriptor, b"\n")
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with open(path, "rb") as file:
+                    file.seek(max(os.fstat(descriptor).st_size - 1, 0))
+                    if file.read(1) not in (b"", b"\n"):
+                        os.write(descriptor, b"\n")
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError:
         os.close(descriptor)
         raise

@@ -293,6 +293,12 @@ def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> boo
 
 
 def _asked_burl(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """BURL takes the place of a chunk: only where there is a mail it could belong to."""
+    transaction = session.transaction
+    if transaction is None or not transaction.recipients:
+        exchange.action = "answer"
+        refuse(session, exchange, say.NO_TRANSACTION)
+        return True
     if command.argument.last:
         exchange.before = session.transaction, session.incoming
         session.transaction = session.incoming = None

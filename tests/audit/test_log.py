@@ -18,6 +18,7 @@ import pytest
 
 from smtpproxy.audit.log import PATIENT, PIECE, AuditLog, open_file
 from smtpproxy.session.records import AuditRecord, Kind
+from tests.peers import unavailable
 
 
 class Told:
@@ -169,10 +170,10 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_line_goes_on_in_the_middle_of_i
 def test_a_small_file_system(tmp_path: Path) -> None:
     """A real one that is full, and then has room again."""
     if os.geteuid():
-        pytest.skip("mounting a tmpfs takes root")
+        unavailable("mounting a tmpfs takes root")
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", tmp_path], capture_output=True)
     if mounted.returncode:
-        pytest.skip("a tmpfs can't be mounted here")
+        unavailable("a tmpfs can't be mounted here")
     try:
         ballast = tmp_path / "ballast"
         ballast.write_bytes(bytes(8192))

@@ -9,10 +9,10 @@ import socket
 import subprocess
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.net.rig import End, Process, Store, running, until
+from tests.peers import unavailable
 
 SECONDS = float(os.environ.get("SMTPPROXY_SOAK", "0")) or 2.0
 SOURCE = shutil.which("smtp-source", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -42,11 +42,10 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.mark.skipif(not (SOURCE and SINK), reason="smtp-source and smtp-sink are Postfix's")
 async def test_smtp_source_against_smtp_sink(tmp_path: Path) -> None:
     """20 sessions at once, a connection a mail, until the time is over."""
-    assert SOURCE is not None
-    assert SINK is not None
+    if SOURCE is None or SINK is None:
+        unavailable("smtp-source and smtp-sink come with Postfix")
     port = _free_port()
     sink = subprocess.Popen([SINK, "-u", "nobody", f"127.0.0.1:{port}", "1000"], stderr=subprocess.DEVNULL)
     store = Store()  # to lend its face to smtp-sink

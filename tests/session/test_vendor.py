@@ -249,6 +249,17 @@ def test_burl(last: str) -> None:
     assert "CANARY" not in str(records)
 
 
+@pytest.mark.parametrize(
+    "before", ["", "    C> MAIL FROM:<a@x.example>\n    >S MAIL FROM:<a@x.example>\n    S> 250 m\n    >C 250 m\n"]
+)
+def test_burl_without_a_mail_is_answered_here(before: str) -> None:
+    """A server that accepts BURL LAST outside of a transaction has ended a mail nobody knows: it is not asked."""
+    play(
+        hello("BURL imap") + f"\n{before}    C> BURL imap://h/x LAST\n    >C 503 Need MAIL and RCPT first\n" + NOOP,
+        rules=allow("BURL"),
+    )
+
+
 def test_burl_last_ends_the_transaction() -> None:
     """A mail that was completed by BURL LAST is on record as accepted, and the next BDAT needs another MAIL."""
     records = play(
