@@ -147,7 +147,7 @@ class Relay:
                 server = self.server
         if server is not None and server.readable:
             if server.state is State.OPEN:
-                if session.wants(Side.SERVER) and len(session.to_client) <= session.limits.unsent:
+                if session.wants(Side.SERVER):
                     if not session.commands and not session.progress and client.readable and client.talked():
                         session.early_talk()
                     self._receive(server, Side.SERVER, SMALL)
@@ -306,13 +306,7 @@ class Relay:
         if (
             (client.readable and client.state is State.OPEN and session.wants(Side.CLIENT))
             or (client.readable and client.state is State.LINGERING)
-            or (
-                server is not None
-                and server.readable
-                and server.state is State.OPEN
-                and session.wants(Side.SERVER)
-                and len(session.to_client) <= session.limits.unsent
-            )
+            or (server is not None and server.readable and server.state is State.OPEN and session.wants(Side.SERVER))
             or session.effects
         ):
             self.reactor.ready(self)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 class Swallowed:
     """The octets behind a BDAT that is refused. What was begun before it is kept."""
 
-    pumping = False
-
     def __init__(self, session: "Session", octets: int) -> None:
         self._session = session
         self.left = octets

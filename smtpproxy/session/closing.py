@@ -57,6 +57,11 @@ def abort_server(session: "Session") -> None:
         session.effects.append(Abort(Side.SERVER))
 
 
+def orphaned(session: "Session") -> bool:
+    """No further command is taken: the server's link is gone, or the proxy stops and no mail is under way."""
+    return session.server_gone or (session.draining and session.begun is None)
+
+
 def answer_orphan(session: "Session", exchange: Exchange) -> None:
     """A command after the server's link is gone, or while the proxy stops: 221 to QUIT, 421 to all else, and close."""
     reply = say.SHUTTING_DOWN if session.draining else say.OVER
@@ -68,7 +73,7 @@ def answer_orphan(session: "Session", exchange: Exchange) -> None:
 
 def tell_unasked(session: "Session", reply: OwnReply, anomaly: str, side: Side) -> None:
     """421 to a client that asked nothing (RFC 5321 §3.8), then close."""
-    form = reply.form(b"ENHANCEDSTATUSCODES" in session.client.capabilities.keywords)
+    form = session.form(reply)
     if session.tellable:
         session.to_client += form.raw
     session.note(Kind.NOTE, anomaly=anomaly, side=side.value, told=str(form))

@@ -15,7 +15,7 @@ from smtpproxy.session import closing
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
-from smtpproxy.session.state import Recipient, Transaction
+from smtpproxy.session.state import HELLOS, MAILS, Recipient, Transaction
 from smtpproxy.session.verdicts import Action, CommandRule, Depth, Verdict
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command, Malformed
@@ -42,7 +42,7 @@ def asked(session: "Session", command: Command) -> None:
     exchange = Exchange(verb, command, session.clock())
     if command.leniencies:
         exchange.anomalies = command.leniencies
-    if session.server_gone or (session.draining and session.begun is None):
+    if closing.orphaned(session):
         closing.answer_orphan(session, exchange)
         return
     argument = verb.argument
@@ -155,7 +155,7 @@ def chunk_follows(session: "Session") -> None:
 def malformed(session: "Session", line: Malformed) -> None:
     """A line that matched no grammar: answered here, in its turn, unless a rule says otherwise."""
     judge = session.judge.malformed
-    if judge is not None and not line.fatal and not session.server_gone and not session.draining:
+    if judge is not None and not line.fatal and not closing.orphaned(session):
         try:
             verdict = judge(line, session)
         except Exception as error:
@@ -180,7 +180,7 @@ def answer_malformed(session: "Session", asked: Malformed | bytes, why: str, rep
     """One reply to a line that is no command, in its turn."""
     line = asked if isinstance(asked, Malformed) else Malformed(UNKNOWN, why, "", asked, False)
     exchange = Exchange(line.verb, line, session.clock())
-    if session.server_gone or (session.draining and session.begun is None):
+    if closing.orphaned(session):
         closing.answer_orphan(session, exchange)
         return
     exchange.told = reply
@@ -285,7 +285,6 @@ def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> boo
             _fail_closed(session, exchange)
             return True
         chunks = Chunks(session, transaction, depth)
-        transaction.chunked = True
         session.incoming = chunks
     chunks.begin(exchange, command)
     chunk_follows(session)
@@ -310,8 +309,8 @@ Asked = Callable[["Session", Exchange, Command], bool]
 # True: the command was dealt with whole and is not forwarded as it stands.
 ASKED: Final[MappingProxyType[str, Asked]] = MappingProxyType(
     {
-        **dict.fromkeys(("EHLO", "HELO", "LHLO", "RSET"), _asked_reset),
-        **dict.fromkeys(("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM"), _asked_mail),
+        **dict.fromkeys((*HELLOS, "RSET"), _asked_reset),
+        **dict.fromkeys(MAILS, _asked_mail),
         "RCPT": _asked_rcpt,
         "DATA": _asked_data,
         "BDAT": _asked_bdat,

@@ -101,6 +101,6 @@ class Ledger:
     def awaited(self) -> Exchange | None:
         """The exchange the server's next reply belongs to."""
         for exchange in self.exchanges:
-            if exchange.sent is not None and exchange.got is None and not exchange.lost:
+            if exchange.owed:
                 return exchange
         return None

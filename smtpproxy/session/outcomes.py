@@ -11,7 +11,7 @@ from smtpproxy.session.chunks import Chunks
 from smtpproxy.session.content import Incoming
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
-from smtpproxy.session.state import Recipient, Transaction
+from smtpproxy.session.state import AUTHS, HELLOS, MAILS, Recipient, Transaction
 from smtpproxy.session.verdicts import Action, Depth, ReplyRule
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
@@ -135,13 +135,9 @@ def _each(session: "Session", transaction: Transaction, replies: list[Reply]) ->
 
 
 def _replied_bdat(session: "Session", exchange: Exchange) -> None:
-    if bdat_name(exchange) == "BDAT LAST" or (exchange.got is not None and exchange.got.digit != 2):
-        chunks = session.incoming
-        if exchange.transaction is not None and exchange.transaction.outcome is None:
-            if isinstance(chunks, Chunks) and chunks.exchange is not exchange and bdat_name(exchange) != "BDAT LAST":
-                return  # an earlier chunk failed while later ones were on their way: LAST brings the outcome
-            if bdat_name(exchange) == "BDAT LAST":
-                _replied_end(session, exchange)
+    """Whatever became of earlier chunks, LAST brings the mail's outcome."""
+    if bdat_last(exchange) and exchange.transaction is not None and exchange.transaction.outcome is None:
+        _replied_end(session, exchange)
 
 
 def _replied_burl(session: "Session", exchange: Exchange) -> None:
@@ -190,15 +186,15 @@ Replied = Callable[["Session", Exchange], None]
 REPLIED: Final[MappingProxyType[str, Replied]] = MappingProxyType(
     {
         "GREETING": _replied_greeting,
-        **dict.fromkeys(("EHLO", "HELO", "LHLO"), _replied_hello),
-        **dict.fromkeys(("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM"), _replied_mail),
+        **dict.fromkeys(HELLOS, _replied_hello),
+        **dict.fromkeys(MAILS, _replied_mail),
         "RCPT": _replied_rcpt,
         "RSET": _replied_rset,
         "DATA": _replied_data,
         "END": _replied_end,
         "BDAT": _replied_bdat,
         "BURL": _replied_burl,
-        **dict.fromkeys(("AUTH", "X-EXPS", "XAUTH", "SASL"), _replied_auth),
+        **dict.fromkeys((*AUTHS, "SASL"), _replied_auth),
         "VERB": _replied_verb,
         "XCLIENT": _replied_xclient,
     }
@@ -208,10 +204,10 @@ REPLIED: Final[MappingProxyType[str, Replied]] = MappingProxyType(
 # ---------------------------------------------------------------------------------------------------------- replies
 
 
-def bdat_name(exchange: Exchange) -> str:
-    """The phase table's name of a BDAT: `BDAT` or `BDAT LAST`."""
+def bdat_last(exchange: Exchange) -> bool:
+    """This exchange ends a mail by BDAT LAST."""
     asked = exchange.asked
-    return "BDAT LAST" if isinstance(asked, Command) and asked.argument.last else "BDAT"
+    return exchange.verb.name == "BDAT" and isinstance(asked, Command) and bool(asked.argument.last)
 
 
 def check_sensible(session: "Session", exchange: Exchange, verb: Verb, reply: Reply) -> None:
@@ -255,16 +251,11 @@ def further_replies(session: "Session", exchange: Exchange, reply: Reply) -> int
     """How many replies more the server owes than was thought: LMTP gives one a recipient, PRDR after 353 one more."""
     transaction = exchange.transaction
     name = exchange.verb.name
-    if transaction is None or exchange.replies_before or (name != "END" and bdat_last(exchange) is False):
+    if transaction is None or exchange.replies_before or (name != "END" and not bdat_last(exchange)):
         return 0
     if reply.code == 353:
         return transaction.accepted + 1
     return max(1, transaction.accepted) - 1 if session.server.lmtp else 0
-
-
-def bdat_last(exchange: Exchange) -> bool:
-    """This exchange ends a mail by BDAT LAST."""
-    return exchange.verb.name == "BDAT" and bdat_name(exchange) == "BDAT LAST"
 
 
 def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Reply:
@@ -272,14 +263,13 @@ def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Rep
     got = exchange.got
     if got is None:
         raise AssertionError("no reply to judge")
-    enhanced = b"ENHANCEDSTATUSCODES" in session.client.capabilities.keywords
     try:
         verdict = rule(got, exchange, session)
     except Exception as error:
         session.note(Kind.NOTE, anomaly="rule-failed", verb=exchange.verb.name, why=type(error).__name__)
         exchange.anomalies += ("rule-failed",)
         exchange.closes = True
-        return say.RULE_FAILED.form(enhanced)
+        return session.form(say.RULE_FAILED)
     if verdict.rule:
         exchange.rule = verdict.rule
     exchange.anomalies += verdict.anomalies
@@ -287,7 +277,7 @@ def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Rep
         return got
     exchange.action = verdict.action.value
     value = verdict.value
-    told: Reply = value.form(enhanced) if type(value) is OwnReply else value
+    told: Reply = session.form(value) if type(value) is OwnReply else value
     if verdict.action is Action.HANGUP:
         exchange.closes = True
         return told

@@ -83,7 +83,9 @@ class Reading:
         session = self._session
         exchanges = session.ledger.exchanges
         while session.holder is None and not session.deaf and not session.closed:
-            if self._at >= len(self._octets) and not (self._take == self._take_counted and self._counted == 0):
+            if self._at >= len(self._octets) and not (
+                self.receiving and self._take == self._take_counted and not self._counted
+            ):
                 return
             if session.opaque:
                 session.to_server += self.rest()
@@ -208,6 +210,6 @@ class Reading:
     def content_over(self) -> None:
         """The end of content or of a chunk has been taken (or there was nothing to take)."""
         session = self._session
-        if session.incoming is not None and not session.incoming.pumping:
+        if session.incoming is not None:
             session.incoming = session.incoming.remains()
         self.frame(Framing.COMMANDS)

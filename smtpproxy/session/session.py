@@ -206,7 +206,7 @@ class Session:
         if self.closed:
             return False
         if side is Side.SERVER:
-            return not self.server_gone
+            return not self.server_gone and len(self.to_client) <= self.limits.unsent
         return (
             self.holder is None
             and not self.deaf
@@ -294,7 +294,7 @@ class Session:
                 if rule is not None:
                     told = outcomes.judged_reply(self, rule, exchange)
             elif type(told) is OwnReply:
-                told = told.form(b"ENHANCEDSTATUSCODES" in self.client.capabilities.keywords)
+                told = self.form(told)
             exchange.told = told
             if not self.client_gone:
                 self.to_client += told.raw
@@ -309,7 +309,7 @@ class Session:
             changed(self, exchange)
             self._notes = None
         if told is not None:
-            name = verb.name if verb.name != "BDAT" else outcomes.bdat_name(exchange)
+            name = "BDAT LAST" if outcomes.bdat_last(exchange) else verb.name
             self.phase, ordered = next_phase(self.phase, name, told.code)
             if not ordered:
                 exchange.anomalies += ("out-of-order",)
@@ -416,6 +416,10 @@ class Session:
     def too_much(self) -> None:
         """The client goes on sending what was refused."""
         self.client_violated("swallow-limit", f"over {self.limits.swallow} octets", say.TOO_BIG_TO_SWALLOW)
+
+    def form(self, reply: OwnReply) -> Reply:
+        """A reply of ours as this client may read it: with an enhanced code if it was offered them (RFC 2034 §4)."""
+        return reply.form(b"ENHANCEDSTATUSCODES" in self.client.capabilities.keywords)
 
     def expect_noise(self) -> None:
         """VERB was accepted: lines of code 0yz may come before replies."""

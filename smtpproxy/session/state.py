@@ -8,7 +8,7 @@ leaves the phase as it was.
 
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.errors import Side
@@ -32,12 +32,11 @@ class Peer:
     `capabilities` of the server is what it offered; of the client, what it was told.
     """
 
-    __slots__ = ("address", "capabilities", "esmtp", "hello", "identity", "lmtp", "side", "tls")
+    __slots__ = ("address", "capabilities", "esmtp", "hello", "lmtp", "side", "tls")
 
     def __init__(self, side: Side, address: str = "") -> None:
         self.side = side
         self.address = address
-        self.identity = ""
         self.tls: TLSInfo | None = None
         self.forget()
 
@@ -66,8 +65,7 @@ class Transaction:
     `size` and `digest` are of the content without dot-stuffing, as it was sent on; `outcome` is the reply to its end.
     """
 
-    __slots__ = ("begun", "chunked", "digest", "dotless_octets", "number", "outcome", "parameters", "recipients",
-                 "refused", "reverse_path", "size")  # fmt: skip
+    __slots__ = ("begun", "digest", "number", "outcome", "parameters", "recipients", "reverse_path", "size")
 
     def __init__(self, number: int, reverse_path: Path, parameters: tuple[Parameter, ...]) -> None:
         self.number = number
@@ -75,8 +73,6 @@ class Transaction:
         self.parameters = parameters
         self.recipients: list[Recipient] = []
         self.begun = False  # the server accepted MAIL
-        self.chunked = False  # content comes by BDAT
-        self.refused: Any = None  # an OwnReply or Reply: the content is lost already, this is told
         self.size = 0
         self.digest = ""
         self.outcome: Reply | None = None
@@ -110,10 +106,11 @@ class Phase(Enum):
     __hash__ = object.__hash__
 
 
-_HELLO = ("EHLO", "HELO", "LHLO")
-_MAIL = ("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM")
-_AUTH = ("AUTH", "X-EXPS", "XAUTH")
-_TLS = ("STARTTLS", "X-ANONYMOUSTLS")
+# Verbs that mean the same to a session, whatever they are to a server.
+HELLOS = ("EHLO", "HELO", "LHLO")
+MAILS = ("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM")
+AUTHS = ("AUTH", "X-EXPS", "XAUTH")
+SECURERS = ("STARTTLS", "X-ANONYMOUSTLS")
 _OPEN = (Phase.GREETED, Phase.READY, Phase.MAIL, Phase.RCPT, Phase.CONTENT)
 
 
@@ -140,17 +137,17 @@ def _table() -> dict[tuple[Phase, str, int], Phase]:
     for digit in (4, 5):
         table[Phase.CONTENT, "BDAT LAST", digit] = Phase.READY
         table[Phase.RCPT, "BDAT LAST", digit] = Phase.READY
-    for verb in _MAIL:
+    for verb in MAILS:
         table[Phase.GREETED, verb, 2] = table[Phase.READY, verb, 2] = Phase.MAIL
     for phase in (Phase.GREETED, Phase.READY):
-        for verb in _AUTH:
+        for verb in AUTHS:
             table[phase, verb, 3] = Phase.AUTH
             table[phase, verb, 2] = Phase.READY
-        for verb in _TLS:
+        for verb in SECURERS:
             table[phase, verb, 2] = Phase.SECURING
         table[phase, "XCLIENT", 2] = Phase.GREETED
     for phase in _OPEN:
-        for verb in _HELLO:
+        for verb in HELLOS:
             table[phase, verb, 2] = Phase.READY
         table[phase, "RSET", 2] = phase if phase is Phase.GREETED else Phase.READY
     for phase in Phase:
@@ -165,10 +162,10 @@ TRANSITIONS: Final = MappingProxyType(_table())
 MOVING: Final = frozenset(
     (verb, digit)
     for verb, digits in {
-        **dict.fromkeys(_HELLO, (2,)),
-        **dict.fromkeys(_MAIL, (2,)),
-        **dict.fromkeys(_AUTH, (2, 3)),
-        **dict.fromkeys(_TLS, (2,)),
+        **dict.fromkeys(HELLOS, (2,)),
+        **dict.fromkeys(MAILS, (2,)),
+        **dict.fromkeys(AUTHS, (2, 3)),
+        **dict.fromkeys(SECURERS, (2,)),
         "RCPT": (2,),
         "DATA": (3,),
         "BDAT": (2,),

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the real mail programs that tests/peers talks to. Debian 12 or newer, as root; safe to repeat.
 #
-#   apt:       postfix (brings smtp-source and smtp-sink), swaks, msmtp, openssl.
+#   apt:       postfix (brings smtp-source and smtp-sink), swaks, msmtp, openssl, jq (the examples of docs/audit.md).
 #   unpacked:  exim4, opensmtpd and sendmail conflict with postfix, so their packages are only unpacked, together
 #              with the shared libraries that the machine lacks, into $SMTPPROXY_PEERS (default: <repo>/.peers).
 #   by pip:    aiosmtpd==1.4.4 is a test dependency of the project and is not installed here.
@@ -11,7 +11,7 @@ set -eu
 
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 tree=${SMTPPROXY_PEERS:-$repo/.peers}
-installed="postfix swaks msmtp openssl"
+installed="postfix swaks msmtp openssl jq"
 unpacked="exim4-daemon-light exim4-base opensmtpd sendmail-bin sendmail-base"
 stamp=$tree/.complete
 programs="usr/sbin/exim4 usr/sbin/smtpd usr/libexec/sendmail/sendmail"
