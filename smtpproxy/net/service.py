@@ -39,14 +39,19 @@ class Service:
         self.config = config
         self.judge = judge
         self._load = load
-        offset = time.time() - time.monotonic()
-        self.audit = AuditLog(audit_fd, wall=lambda at: at + offset, trouble=self._trouble)
+        self._offset = 0.0
+        self.set_wall_clock()
+        self.audit = AuditLog(audit_fd, wall=lambda at: at + self._offset, trouble=self._trouble)
         self.reactor = Reactor(self.audit)
         self.sessions = Sessions(connections=config.connections, per_client=config.connections_per_client)
         self.listeners: list[Listener] = []
         self._destinations: list[Destination] = []
         self._drained = trio.Event()
         self.exit_code = 0
+
+    def set_wall_clock(self) -> None:
+        """What the time of day is by the monotonic clock. Looked at again and again: clocks are set, machines sleep."""
+        self._offset = time.time() - time.monotonic()
 
     @staticmethod
     def _trouble(error: OSError | None) -> None:
@@ -115,6 +120,7 @@ class Service:
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(SWEEP)
+            self.set_wall_clock()
             self.reactor.tick()
             for relay in tuple(self.sessions.relays):
                 relay.check()

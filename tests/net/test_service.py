@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 import structlog
 import trio
+import trio.testing
 
 from smtpproxy.config import Config, parse_endpoint
 from smtpproxy.net.listener import open_sockets
 from smtpproxy.net.service import Service, run
+from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.verdicts import Action, Judge, PassAll, Verdict
 from smtpproxy.smtp.replies import own
 from tests.net.rig import DEADLINE, ENVELOPE, End, Process, Store, running, settled, until
@@ -644,3 +647,22 @@ async def _killed(pid: int, port: int, store: Store, audit: Path, bodies: list[b
     assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
     commits = sum(line["kind"] == "tx-commit" for line in lines)
     assert told <= commits <= len(store.mails)  # on record before it was told
+
+
+async def test_a_clock_that_is_set_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The record's time of day is today's, however long the proxy runs: a set clock or a machine that slept."""
+    descriptor = os.open(tmp_path / "audit", os.O_WRONLY | os.O_CREAT)
+    service = Service(Config(), PassAll(), PassAll, descriptor)
+    try:
+        record = service.audit.session("s")
+        monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
+        with trio.move_on_after(1.5):
+            await service._sweep()
+        record(AuditRecord(Kind.NOTE, time.monotonic()))
+        assert service.audit.flush()
+    finally:
+        service.close()
+        os.close(descriptor)
+    assert json.loads((tmp_path / "audit").read_text())["at"].startswith("2033-05-18T03:33:")
