@@ -1,6 +1,10 @@
-"""smtpproxy.toml: defaults, mistakes in their places, the command line in place of the file, and the example of it."""
+"""smtpproxy.toml: defaults, mistakes in their places, the command line in place of the file, and the example of it.
+
+What is said about TLS is in test_config_tls.py.
+"""
 
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -278,6 +282,8 @@ def test_endpoints(text: str, host: str, port: int, back: str) -> None:
         "*:25",
         "127.0.0.300:25",
         "1.2.3",
+        "192.0.2.1.",
+        "a" * 255,
         "münchen.example",
         "mx.example:٢٥",
     ],
@@ -294,7 +300,7 @@ def test_every_setting_says_what_it_means_and_why_its_default_is_what_it_is() ->
     tables = {path[0] for path in TABLES if path}
     for path, model in TABLES.items():
         for key, field in keys_of(model).items():
-            if not path and key in tables:
+            if (*path, key) in TABLES and not field.description:
                 continue
             assert field.description, key
             assert isinstance(field.json_schema_extra, dict), key
@@ -307,7 +313,9 @@ def test_the_example_holds_every_setting_with_its_default(tmp_path: Path) -> Non
     plain = load(tmp_path, text)
     full = load(tmp_path, re.sub(r"^#(?=[a-z_]+ = )", "", text, flags=re.MULTILINE))
     assert full == plain
+    tomllib.loads(re.sub(r"^# ?(?=[a-z_]+ = )", "", text, flags=re.MULTILINE))  # also what is no default
     for path, model in TABLES.items():
         for key in keys_of(model):
-            said = rf"^\[\[?{key}\]\]?$" if not path and (key,) in TABLES else rf"^#?{key} = "
+            header = re.escape(".".join((*path, key)))
+            said = rf"^\[\[?{header}\]\]?$|^(?:# ?)?{key} = |[{{,] {key} = "  # a table, a line, in an inline table
             assert re.search(said, text, re.MULTILINE), key

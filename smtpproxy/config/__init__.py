@@ -1,0 +1,43 @@
+"""The configuration: `tables` and `tls` have every setting, `values` the kinds of values; `load` reads and checks."""
+
+from smtpproxy.config.load import COMMAND_LINE, ConfigError, Override, load_config
+from smtpproxy.config.paths import NamedFile, files, missing
+from smtpproxy.config.tables import (
+    TABLES,
+    AuditConfig,
+    Config,
+    LimitsConfig,
+    ListenerConfig,
+    LogConfig,
+    PatienceConfig,
+    keys_of,
+)
+from smtpproxy.config.tls import AllTLSConfig, CAConfig, CertificateConfig, DNSConfig, TLSConfig
+from smtpproxy.config.values import Endpoint, Mistake, is_address, parse_endpoint
+
+__all__ = [
+    "COMMAND_LINE",
+    "TABLES",
+    "AllTLSConfig",
+    "AuditConfig",
+    "CAConfig",
+    "CertificateConfig",
+    "Config",
+    "ConfigError",
+    "DNSConfig",
+    "Endpoint",
+    "LimitsConfig",
+    "ListenerConfig",
+    "LogConfig",
+    "Mistake",
+    "NamedFile",
+    "Override",
+    "PatienceConfig",
+    "TLSConfig",
+    "files",
+    "is_address",
+    "keys_of",
+    "load_config",
+    "missing",
+    "parse_endpoint",
+]

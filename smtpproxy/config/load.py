@@ -1,0 +1,222 @@
+"""smtpproxy.toml and the command line, read, checked and put together.
+
+- All mistakes are found in one go and told with line and column. What the command line says takes the place of what
+  the file says, and is checked in the same way.
+- Relative paths are relative to the configuration file.
+- What the settings name and is not there is told in the same way, once the settings themselves are right.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from smtpproxy.config.paths import missing
+from smtpproxy.config.tables import TABLES, Config, keys_of
+from smtpproxy.config.values import Mistake
+from smtpproxy.policy.toml import KeyPath, Positions, Problem, TomlError, nearest, parse, shown
+
+COMMAND_LINE = "command line"  # the file of a problem with an option
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; `problems` says all that is."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class Override(NamedTuple):
+    """What an option puts in place of what the file says; `*` in the path is every element of a list."""
+
+    path: KeyPath
+    value: Any
+    option: str
+
+
+def load_config(
+    path: Path | None,
+    overrides: Sequence[Override] = (),
+    *,
+    listeners: bool = True,
+    look: Callable[[Config], Iterable[Mistake]] = missing,
+) -> Config:
+    """The configuration of the file and the command line.
+
+    `listeners`: there must be one. `look` says what is wrong with the files that are named, here whether they are
+    there at all; whoever can read them gives a function that says more.
+
+    Raises:
+        ConfigError: with every problem of both.
+    """
+    data: dict[str, Any] = {}
+    positions: Positions | None = None
+    if path is not None:
+        try:
+            data, positions = parse(path)
+        except TomlError as error:
+            raise ConfigError([error.problem]) from None
+        _resolve(data, path.parent)
+    said = {place: override.option for override in overrides for place in _put(data, override.path, override.value)}
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as errors:
+        found = [problem for e in errors.errors(include_url=False) for problem in _problems(e, data, said, positions)]
+        raise _error(found) from None
+    if found := [_together((), mistake, data, said, positions) for mistake in look(config)]:
+        raise _error(found)
+    if listeners and not config.listeners:
+        expected = "--listen and --server, or a [[listener]] in a configuration file"
+        file = str(path) if path else COMMAND_LINE
+        raise ConfigError([Problem(file, 0, 0, "", "nothing to listen on", expected)])
+    return config
+
+
+def _error(problems: Iterable[Problem]) -> ConfigError:
+    """All of them, each once, in the order of the file."""
+    return ConfigError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+
+
+def _resolve(data: dict[str, Any], base: Path) -> None:
+    """Paths of the file are relative to it; what stands for no path (`-`, nothing) stays."""
+    for path, model in TABLES.items():
+        for key, field in keys_of(model).items():
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("path"):
+                for table in _tables(data, path):
+                    value = table.get(key)
+                    if isinstance(field.default, tuple):
+                        if isinstance(value, list):
+                            table[key] = [str(base / one) if isinstance(one, str) else one for one in value]
+                    elif isinstance(value, str) and value not in ("", field.default):
+                        table[key] = str(base / value)
+
+
+def _tables(data: Any, path: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The tables that stand at a path of names, in lists too, as far as there are any."""
+    if isinstance(data, list):
+        for element in data:
+            yield from _tables(element, path)
+    elif isinstance(data, dict):
+        if path:
+            yield from _tables(data.get(path[0]), path[1:])
+        else:
+            yield data
+
+
+def _put(table: Any, path: KeyPath, value: object) -> list[KeyPath]:
+    """Put a value into the data; the places where it now stands. Where the file is wrong on the way, that is told."""
+    step, *rest = path
+    if step == "*":
+        elements = enumerate(table) if isinstance(table, list) else ()
+        return [(index, *place) for index, element in elements for place in _put(element, tuple(rest), value)]
+    if not isinstance(table, dict):
+        return []
+    if rest:
+        return [(step, *place) for place in _put(table.setdefault(step, {}), tuple(rest), value)]
+    table[step] = value
+    return [path]
+
+
+def _option(path: KeyPath, said: Mapping[KeyPath, str]) -> str:
+    """The option that said what stands at `path`, or ""."""
+    while path and path not in said:
+        path = path[:-1]
+    return said.get(path, "")
+
+
+def _problems(
+    error: ErrorDetails, data: Mapping[str, Any], said: Mapping[KeyPath, str], positions: Positions | None
+) -> Iterator[Problem]:
+    """What pydantic found, in our words and at its place."""
+    path: KeyPath = error["loc"]
+    if error["type"] == "smtpproxy_together":
+        yield from (_together(path, mistake, data, said, positions) for mistake in error["ctx"]["mistakes"])
+        return
+    key = error["type"] == "extra_forbidden"
+    message, expected, near = _words(error)
+    option = _option(path, said)
+    if option or positions is None:
+        yield Problem(COMMAND_LINE, 0, 0, option, message, expected, tuple(near))
+        return
+    about = path[:-1] if key or error["type"] == "missing" else path
+    place = path[:-1] if error["type"] == "missing" else path
+    yield positions.problem(place, message, where=_where(about, data), key=key, expected=expected, nearest=near)
+
+
+def _together(
+    table: KeyPath,
+    mistake: Mistake,
+    data: Mapping[str, Any],
+    said: Mapping[KeyPath, str],
+    positions: Positions | None,
+) -> Problem:
+    """A mistake that was seen from elsewhere, at the place it names in that table."""
+    path = (*table, *mistake.place)
+    option = _option(path, said)
+    if option or positions is None:
+        return Problem(COMMAND_LINE, 0, 0, option, mistake.message, mistake.expected)
+    return positions.problem(path, mistake.message, where=_where(path, data), expected=mistake.expected)
+
+
+def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
+    """Message, what was expected, nearest names."""
+    *table, last = error["loc"]
+    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
+    known = TABLES.get(tuple(step for step in table if isinstance(step, str)))
+    if kind == "smtpproxy":
+        return context["message"], context["expected"], context["nearest"]
+    if kind == "extra_forbidden":
+        near = nearest(str(last), keys_of(known)) if known else []
+        return f"unknown key {shown(str(last))}", "" if near else ", ".join(keys_of(known) if known else ()), near
+    if kind == "missing":
+        field = keys_of(known)[str(last)] if known else None
+        return f"{last} is missing", (field.description or "") if field else "", ()
+    if kind in ("literal_error", "enum"):
+        words = re.findall(r"'([^']*)'", context["expected"])
+        near = nearest(value, words) if isinstance(value, str) else []
+        return f"{shown(value)} is not one of its values", " or ".join(f'"{word}"' for word in words), near
+    if kind == "greater_than":
+        return f"{shown(value)} is too small", f"more than {context['gt']}", ()
+    if kind == "less_than_equal":
+        return f"{shown(value)} is too large", f"at most {context['le']}", ()
+    if kind in _EXPECTED:
+        return f"{shown(value)} is not {_EXPECTED[kind]}", "", ()
+    return f"{shown(value)}: {error['msg']}", "", ()
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "tuple_type": "an array",
+    "model_type": "a table",
+}
+
+
+def _where(path: KeyPath, data: Any) -> str:
+    """`limits.recipients`, or `listener 2 "inbound": tls.certificates 1: chain`."""
+    heads: list[str] = []
+    names: list[str] = []
+    for step in path:
+        data = _inside(data, step)
+        if isinstance(step, str):
+            names.append(step)
+            continue
+        name = _inside(data, "name")
+        heads.append(f"{'.'.join(names)} {step + 1}" + (f" {shown(name)}" if isinstance(name, str) else ""))
+        names = []
+    return ": ".join((*heads, ".".join(names)) if names else heads)
+
+
+def _inside(data: Any, step: str | int) -> Any:
+    """What stands there, if anything does."""
+    if isinstance(step, str):
+        return data.get(step) if isinstance(data, dict) else None
+    return data[step] if isinstance(data, list) and step < len(data) else None
