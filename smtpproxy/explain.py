@@ -111,7 +111,8 @@ DEFAULT_WORDS: dict[Default, str] = {
     Default.ALLOW: "let through",
     Default.DENY: "the keyword is taken out of the EHLO reply, the verb and the parameters are refused",
     Default.TLS: "let through on an encrypted client link, denied in clear",
-    Default.TERMINATE: "TLS is ended at the proxy on both links; refused where the proxy can't",
+    Default.TERMINATE: "TLS is ended at the proxy on both links, as the listener's tls table says",
+    Default.VERIFIED: "let through where both links are encrypted and the server is verified, else denied",
     Default.LIMIT: "let through; the client is shown the smaller of the server's value and the proxy's",
 }
 

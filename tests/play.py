@@ -226,7 +226,7 @@ def run(session: Session, steps: list[Step], cut: Callable[[bytes], Iterator[byt
 
 
 def _name(kind: str) -> str:
-    return {"StartTLS": "start-tls", "Close": "close", "Abort": "abort"}[kind]
+    return {"PrepareTLS": "prepare-tls", "StartTLS": "start-tls", "Close": "close", "Abort": "abort"}[kind]
 
 
 def _say(session: Session, words: str) -> None:
@@ -237,13 +237,20 @@ def _say(session: Session, words: str) -> None:
     elif verb == "lost":
         session.client_lost()
     elif verb == "tls-done":
-        session.tls_done(sides[rest], _TLS)
+        side, _, word = rest.partition(" ")
+        session.tls_done(sides[side], _TLS._replace(verified=word == "verified"))
+    elif verb == "tls-ready":
+        session.tls_ready()
+    elif verb == "connected":
+        session.connected()
     elif verb == "tls-failed":
-        session.tls_failed(sides[rest], "handshake failure")
+        session.tls_failed("handshake failure", rest)
     elif verb == "timeout":
         session.timed_out(*_side_and_word(rest, sides))
     elif verb == "drain":
         session.drain()
+    elif verb == "stop":
+        session.stop()
     elif verb == "early":
         session.early_talk()
     elif verb == "unreachable":

@@ -10,6 +10,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,10 +23,10 @@ import trio
 import trio.testing
 
 from smtpproxy.demo import script
-from smtpproxy.demo.server import Conversation
+from smtpproxy.demo.server import OFFERS, Conversation
 from smtpproxy.demo.show import Screen, Strip, columns, cut
 from smtpproxy.demo.tell import lines
-from smtpproxy.demo.wire import Seen, Talk, What, text
+from smtpproxy.demo.wire import Seen, Talk, What, text, unflat
 
 RUN = [
     sys.executable,
@@ -64,11 +65,32 @@ LINES = [
     "Have a good day␊ │ ✎ LF alone becomes CRLF │ Have a good day",
     ". │ ✎ its dot is doubled, for it is text │ ..",
     "One mail sent, one at the server: the commands in it are lines of its text.",
+    # STARTTLS
+    "✂ stripped by auth-under-tls: │ 250-AUTH PLAIN",
+    "STARTTLS │ ─▶ │ STARTTLS",
+    "│ not told yet │ 220 2.0.0 Ready for TLS",
+    "│ ⇄ first the handshake with the server │ TLSv1.3 TLS_AES_256_GCM_SHA384",
+    "│ CN=mx.demo.example",
+    "│ not verified: self-signed",
+    "220 2.0.0 Ready for TLS │ ◀── and now it is told",
+    "TLSv1.3 TLS_AES_256_GCM_SHA384 │ ⇄ then the handshake with the client.",
+    "shown: self-signed │",
+    "│ ✂ stripped by strip-xexch50 │ 250-XEXCH50",
+    "250-AUTH PLAIN │ + offered only now by auth-under-tls: │ 250-AUTH PLAIN",
+    # inside TLS
+    "AUTH PLAIN <20 octets> │ ─▶ │ AUTH PLAIN <20 octets>",
+    "250 2.0.0 Kept as mail 4 │ ◀─ │ 250 2.0.0 Kept as mail 4",
+    # injection
+    "┌ STARTTLS │ ─▶ │ STARTTLS",
+    "└ MAIL FROM:<inject@evil.example> │ ⚠ Octets of the client behind",
+    "│ its reply stays here │ 220 2.0.0 Ready for TLS",
+    "Both connections are closed; the server never saw the injected command.",
     # QUIT and the summary
     "221 2.0.0 Bye │ ◀─ │ 221 2.0.0 Bye",
-    "commands 20; the record agrees with both wires on every one",
-    "stripped XEXCH50, X-DEMO-TURBO",
-    "mails 3 sent through the proxy, 3 at the server; 1 sent without it, 2 at the server",
+    "commands 28; the record agrees with both wires on every one",
+    "stripped XEXCH50, X-DEMO-TURBO, AUTH",
+    "violations octets-behind-starttls",
+    "mails 4 sent through the proxy, 4 at the server; 1 sent without it, 2 at the server",
     "Try it with a client of your own: smtpproxy demo --keep",
 ]
 
@@ -100,20 +122,24 @@ def test_three_columns(tmp_path: Path) -> None:
     assert time.monotonic() - began < 15.0  # 1 s on an idle machine; it must not wait for anything
     seen = squeezed(said)
     assert [line for line in LINES if line not in seen] == []
-    assert re.findall(r"━━ (\d) · (\w+)", said) == [
+    assert re.findall(r"━━ (\d+) · (\w+)", said) == [
         ("1", "EHLO"),
         ("2", "Pipelining"),
         ("3", "A"),
         ("4", "SIZE"),
         ("5", "BDAT"),
         ("6", "Smuggling"),
-        ("7", "QUIT"),
+        ("7", "STARTTLS"),
+        ("8", "Inside"),
+        ("9", "Injection"),
+        ("10", "QUIT"),
     ]
 
 
 def test_the_audit_stays_and_two_of_its_lines_are_shown(tmp_path: Path) -> None:
     said = run(tmp_path, 160)
-    (record,) = tmp_path.glob("smtpproxy-demo-*.jsonl")
+    (record,) = tmp_path.iterdir()  # and nothing else
+    assert re.fullmatch(r"smtpproxy-demo-.*\.jsonl", record.name)
     lines = record.read_text(encoding="utf-8").splitlines()
     assert f"{record} ({len(lines)} lines)" in said
     joined = said.replace("\n  ", "")
@@ -261,6 +287,63 @@ def test_keep_shows_the_users_own_conversation_and_ends_in_order(tmp_path: Path)
     assert "421 Service shutting down, try again later │ ◀── our reply" in seen
 
 
+def test_keep_shows_a_conversation_that_goes_under_tls(tmp_path: Path) -> None:
+    """The tap can't read it any more: what the client says is taken from the record."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with kept(tmp_path) as demo:
+        with socket.create_connection(("127.0.0.1", demo.port), SECONDS) as client:
+            told(client, b"EHLO me.example\r\n", 2)
+            assert told(client, b"STARTTLS\r\n", 1).startswith(b"220 ")
+            with context.wrap_socket(client, server_hostname="mx.demo.example") as inside:
+                assert b"AUTH PLAIN" in told(inside, b"EHLO inside.example\r\n", 1)
+                assert told(inside, b"AUTH PLAIN\r\n", 1).startswith(b"334 ")
+                assert told(inside, b"AHNlY3JldABzZWNyZXQ=\r\n", 1).startswith(b"235 ")
+                demo.until("inside.example │ ─▶ │ EHLO inside.example")  # live
+                told(inside, b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n", 3)
+                told(inside, b"Subject: x\r\n\r\nx\n.\nend\r\n.\r\n", 1)
+                told(inside, b"EXPN staff\r\nQUIT\r\n", 2)
+        demo.until("conversation 1 is over")
+        with socket.create_connection(("127.0.0.1", demo.port), SECONDS) as client:
+            told(client, b"EHLO me.example\r\n", 2)
+            client.sendall(b"STARTTLS\r\nMAIL FROM:<inject@evil.example>\r\n")
+            assert client.recv(1) == b""
+        demo.until("conversation 2 is over")
+        with socket.create_connection(("127.0.0.1", demo.port), SECONDS) as client:
+            told(client, b"EHLO me.example\r\n", 2)
+            told(client, b"STARTTLS\r\n", 1)
+            client.sendall(b"NOOP\r\n")  # not a ClientHello
+            assert client.recv(1) == b""
+        demo.until("conversation 3 is over")
+        with socket.create_connection(("127.0.0.1", demo.port), SECONDS) as client:
+            told(client, b"EHLO me.example\r\n", 2)
+            told(client, b"STARTTLS\r\n", 1)
+            with context.wrap_socket(client, server_hostname="mx.demo.example") as inside:
+                told(inside, b"EHLO idle.example\r\n", 1)
+                demo.process.send_signal(signal.SIGINT)
+                assert told(inside, b"", 1).startswith(b"421 ")
+        assert demo.process.wait(SECONDS) == 0
+        demo.until("smtpproxy demo: ended in order")
+    seen = squeezed(demo.said.partition("your conversation 1")[2])
+    for line in (
+        "250-AUTH PLAIN │ + offered only now by auth-under-tls: │ 250-AUTH PLAIN",
+        "250-SIZE 1048576 │ ✎ shown smaller by size-1m │ 250-SIZE 52428800",
+        "AUTH PLAIN │ ─▶ │ AUTH PLAIN",
+        "<20 octets> │ ─▶ │ <20 octets>",
+        "… 25 octets │ │ Subject: x",
+        "│ ✎ CR or LF alone, or NUL, in the",
+        "EXPN staff │ ✗ refused by strip-expn:",
+        "502 5.5.1 Command not implemented │ ◀── our reply",
+        "└ MAIL FROM:<inject@evil.example> │ ⚠ Octets of the client behind",
+        "⚠ A TLS handshake failed; nothing was",
+        "(not a",
+        "421 4.3.2",
+    ):
+        assert line in seen
+    assert "AHNl" not in seen
+
+
 def test_keep_bears_clients_that_break_off(tmp_path: Path) -> None:
     with kept(tmp_path) as demo:
         client = socket.create_connection(("127.0.0.1", demo.port), SECONDS)
@@ -285,15 +368,27 @@ def test_keep_bears_clients_that_break_off(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- that it can fail
 
 
+@pytest.mark.parametrize(
+    ("offers", "why"),
+    [
+        (("PIPELINING", "SIZE 52428800"), "XEXCH50 is stripped"),
+        (tuple(word for word in OFFERS if word != "STARTTLS"), r"the client sent 'STARTTLS.*' and was told '502'"),
+        (tuple(word for word in OFFERS if word != "AUTH PLAIN"), "AUTH is offered inside TLS only"),
+    ],
+)
 def test_it_fails_when_something_else_happens(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    offers: tuple[str, ...],
+    why: str,
 ) -> None:
     from smtpproxy.demo import run_demo
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("smtpproxy.demo.server.OFFERS", ("PIPELINING", "SIZE 52428800"))  # nothing to strip
+    monkeypatch.setattr("smtpproxy.demo.server.OFFERS", offers)
     assert run_demo(colour=False) == 1
-    assert "what happened is not what it teaches: XEXCH50 is stripped" in capfd.readouterr().err
+    assert re.search(f"what happened is not what it teaches: {why}", capfd.readouterr().err)
 
 
 def test_a_record_that_says_something_else_is_found() -> None:
@@ -347,6 +442,22 @@ def test_lines_show_what_is_no_line_end_and_nothing_a_terminal_obeys() -> None:
     assert lines(b"\r\n") == [("", 2)]
     assert lines(b"") == []
     assert text("é\x1b\x9b\u202e".encode() + b"\xff\0") == "é\\x1b\\x9b\\x202e\\xff\\x00"
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"),
+    [
+        ("250 mx SIZE 9 HELP", [b"250-mx", b"250-SIZE 9", b"250 HELP"]),
+        ("250 mx SIZE 5 HELP", [b"250-mx", b"250-SIZE 5", b"250 HELP"]),
+        ("250 mx HELP", [b"250-mx", b"250 HELP"]),
+        ("250 mx", [b"250 mx"]),
+        ("250 something else", [b"250 something else"]),
+        ("", [b""]),
+    ],
+)
+def test_a_list_on_record_gets_its_lines_back(told: str, lines: list[bytes]) -> None:
+    assert unflat(told, b"250-mx\r\n250-SIZE 9\r\n250 HELP\r\n").split(b"\r\n")[: len(lines)] == lines
+    assert unflat("502 no", b"") == b"502 no\r\n"
 
 
 def test_wide_characters_and_long_lines_are_cut_by_columns() -> None:

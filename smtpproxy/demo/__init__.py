@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import trio
@@ -28,10 +29,11 @@ from smtpproxy.demo.wire import Seen, Tail, Talk
 from smtpproxy.net.service import Service
 from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
+from smtpproxy.tls.minting import likeness_of, self_signed
 
 RULES = Path(__file__).with_name("rules.toml")
-_SIGNS = "─━│┼┌└▶◀→←✂✗✎◆✓⚠␊␍…·"
-_PLAIN = "-=|+||><><%x*=+!^^.:"  # where the terminal has no others
+_SIGNS = "─━│┼┌└▶◀→←✂✗✎◆✓⚠␊␍…·⇄"
+_PLAIN = "-=|+||><><%x*=+!^^.:~"  # where the terminal has no others
 GRACE = 2.0  # seconds for what is in flight when the demo ends
 
 
@@ -44,7 +46,8 @@ class Stage:
         self.teller = teller
         self.record = record
         self.port = port  # of the proxy
-        self._talk: Talk | None = None
+        self._talk: Talk | None = None  # the latest
+        self._talks: dict[str, Talk] = {}  # by session
         self._acts = 0
 
     def prologue(self) -> None:
@@ -53,7 +56,9 @@ class Stage:
             "A client, the proxy and a mail server, in one process and on real sockets. What you see is what crossed "
             "the wires: recorded at the client's socket, in the proxy's audit file and at the server's socket."
         )
-        self.screen.sentence("✂ stripped   ✗ refused   ✎ rewritten   ◆ answered here   ✓ kept   ─▶ as it came", "dim")
+        self.screen.sentence(
+            "✂ stripped   ✗ refused   ✎ rewritten   ◆ answered here   ⇄ TLS   ✓ kept   ─▶ as it came", "dim"
+        )
 
     def act(self, title: str, sentence: str = "", *, head: bool = True) -> None:
         """The next act."""
@@ -66,7 +71,7 @@ class Stage:
             self.screen.head(script.ME, NAME)
 
     def follow(self, client: Seen) -> Talk:
-        """The conversation of this client."""
+        """The conversation of this client, who connected last; all records of those before have been read."""
         self._talk = Talk(client, self.server.conversations[-1].turns)
         return self._talk
 
@@ -74,10 +79,12 @@ class Stage:
         """Take what is new on record. It is there before its effect is (the proxy writes it first)."""
         for record in self.record.records():
             if self._talk is not None:
-                self._talk.record(record)
+                self._talks.setdefault(record["session"], self._talk).record(record)
 
-    def show(self, talk: Talk, *, fold: bool = True) -> None:
+    def show(self, talk: Talk, *, fold: bool = True, silent: bool = False) -> None:
         """Show what has been said since the last time, having checked that the record agrees with the wires.
+
+        `silent`: only check and count it; it has been seen before.
 
         Raises:
             NotAsTaughtError: it doesn't.
@@ -88,7 +95,9 @@ class Stage:
         for row in rows:
             wrong = row.disagreement()
             script.expect(not wrong, f"the record agrees with the wires: {wrong}")
-        self.screen.strips(self.teller.tell(rows, fold=fold))
+        strips = list(self.teller.tell(rows, fold=fold))
+        if not silent:
+            self.screen.strips(strips)
 
     def delivered(self, talk: Talk, count: int, sha256: str = "") -> None:
         """The server has so many mails by now, and the record the digest of the last.
@@ -112,7 +121,7 @@ class Stage:
         sent, direct = (len(conversation.mails) for conversation in self.server.conversations[:2])
         facts = {
             "commands": f"{self.teller.counts['commands']}; the record agrees with both wires on every one",
-            **{kind: ", ".join(what) for kind, what in done.items()},
+            **{kind: ", ".join(dict.fromkeys(what)) for kind, what in done.items()},
             "mails": f"{sent} sent through the proxy, {sent} at the server; 1 sent without it, {direct} at the server",
             "audit": f"{path} ({len(self.record.lines)} lines), two of them:",
         }
@@ -175,13 +184,7 @@ async def _main(screen: Screen, keep: bool) -> None:
         async with trio.open_nursery() as nursery:
             server = Server()
             await nursery.start(server.run)
-            listener = {"name": "demo", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{server.port}"}
-            config = Config.model_validate({"listener": [listener], "rules": [str(RULES)], "audit": {"file": name}})
-            loaded = load_rules(config.rule_paths, shipped=config.shipped_rules)
-            script.expect(loaded.ok, f"the rules are right: {loaded.problems}")
-            judge = Judge(loaded.rules, recipients=config.limits_table().recipients)
-            service = Service(config, judge, lambda: judge, descriptor)
-            await service.open(lambda line: None)
+            service, judge = await _open(server.port, name, descriptor)
             port = int(service.listeners[0].address.rpartition(":")[2])
             stage = Stage(screen, server, Teller(judge), record, port)
             ended = trio.Event()
@@ -199,6 +202,24 @@ async def _main(screen: Screen, keep: bool) -> None:
     finally:
         record.close()
         os.close(descriptor)
+
+
+async def _open(server: int, audit: str, descriptor: int) -> tuple[Service, Judge]:
+    """The proxy, as `smtpproxy serve` makes it."""
+    # Whom this machine trusts and what it is called must not matter: one stranger is trusted, and the name is given.
+    now = time.time()
+    with tempfile.NamedTemporaryFile(prefix="smtpproxy-demo-", suffix=".pem") as roots:
+        roots.write(self_signed(likeness_of("ca.example", now), now, days=1).chain)
+        roots.flush()
+        tls = {"server_name": NAME, "hello": "proxy.demo.example", "roots": roots.name}
+        listener = {"name": "demo", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{server}", "tls": tls}
+        config = Config.model_validate({"listener": [listener], "rules": [str(RULES)], "audit": {"file": audit}})
+        loaded = load_rules(config.rule_paths, shipped=config.shipped_rules)
+        script.expect(loaded.ok, f"the rules are right: {loaded.problems}")
+        judge = Judge(loaded.rules, recipients=config.limits_table().recipients)
+        service = Service(config, judge, lambda: judge, descriptor)
+        await service.open(lambda line: None)
+    return service, judge
 
 
 async def _serve(service: Service, ended: trio.Event) -> None:

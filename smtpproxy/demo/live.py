@@ -1,7 +1,8 @@
 """The user's own clients, with --keep: each conversation is shown while it is had.
 
 The user's client connects to a tap, which passes every octet on to the proxy as it came and lets `Seen` look at it;
-so there is a wire to look at on that side too. The server's side and the record are the same as in the script.
+so there is a wire to look at on that side too. The server's side and the record are the same as in the script. From a
+handshake on the tap can't read its wire any more, and what the client says is taken from the record.
 """
 
 import signal
@@ -50,7 +51,7 @@ class Live:
             async with trio.open_nursery() as nursery:
                 self._screen.line()
                 self._screen.line(
-                    f"smtpproxy demo: talk to {address} (e.g. swaks --server {address} --to you@demo.example, "
+                    f"smtpproxy demo: talk to {address} (e.g. swaks --server {address} --to you@demo.example [--tls], "
                     f"or: nc -C {host} {port})",
                     "ok",
                 )
@@ -92,7 +93,8 @@ class Live:
     async def _forth(client: trio.SocketStream, proxy: trio.SocketStream, seen: Seen, both: trio.CancelScope) -> None:
         try:
             while octets := await client.receive_some(65_536):
-                seen.sent(octets)
+                if not seen.to_be_secured:
+                    seen.sent(octets)
                 await proxy.send_all(octets)
             await proxy.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -102,7 +104,8 @@ class Live:
     async def _back(proxy: trio.SocketStream, client: trio.SocketStream, seen: Seen) -> None:
         try:
             while octets := await proxy.receive_some(65_536):
-                seen.received(octets)
+                if not seen.to_be_secured:
+                    seen.received(octets)
                 await client.send_all(octets)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
@@ -114,19 +117,22 @@ class Live:
             self._show()
             await trio.sleep(LOOK)
 
+    def _join(self) -> None:
+        """The proxy connects to the server as it accepts, so both count alike."""
+        for (talk, _), conversation in zip(
+            self._talks.values(), self._server.conversations[self._before :], strict=False
+        ):
+            talk.server = conversation.turns
+
     def _show(self) -> None:
         for record in self._record.records():
             session = record["session"]
             if record["kind"] == "link-connect" and record["client"] in self._tapped:
                 tapped = self._tapped.pop(record["client"])
-                self._talks[session] = Talk(tapped.seen, []), tapped
+                self._talks[session] = Talk(tapped.seen, [], tapped=True), tapped
             elif session in self._talks:
+                self._join()
                 self._talks[session][0].record(record)
-        # The proxy connects to the server as it accepts, so both count alike.
-        for (talk, _), conversation in zip(
-            self._talks.values(), self._server.conversations[self._before :], strict=False
-        ):
-            talk.server = conversation.turns
         for number, (session, (talk, tapped)) in enumerate(self._talks.items(), 1):
             if talk.ended:
                 continue

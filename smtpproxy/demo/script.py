@@ -5,6 +5,10 @@ script only checks that what is shown is what the act's title teaches, and `NotA
 """
 
 import hashlib
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,6 +16,7 @@ import trio
 from smtpproxy.demo import server as demo_server
 from smtpproxy.demo.tell import direct
 from smtpproxy.demo.wire import Seen, Talk, text
+from smtpproxy.tls.certificates import facts
 
 if TYPE_CHECKING:
     from smtpproxy.demo import Stage
@@ -32,6 +37,8 @@ SMUGGLING = (
     b"MAIL FROM:<smuggled@evil.example>\r\nRCPT TO:<you@demo.example>\r\nDATA\r\n"
     b"From: boss@demo.example\r\nSubject: Pay this today\r\n\r\nhttp://evil.example/\r\n.\r\n"
 )
+LOG_IN = b"AUTH PLAIN " + b64encode(b"\0ann\0opensesame") + b"\r\n"
+INJECTED = b"MAIL FROM:<inject@evil.example>\r\n"
 
 
 class NotAsTaughtError(Exception):
@@ -53,7 +60,8 @@ class Client:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.seen = Seen()
-        self._stream = stream
+        self.tls: tuple[str, str] = ("", "")  # version and cipher
+        self._stream: trio.abc.Stream = stream
 
     async def say(self, octets: bytes, codes: str) -> list[bytes]:
         """Send this in one segment, and await as many replies as there are codes.
@@ -73,28 +81,62 @@ class Client:
                 received = await self._stream.receive_some(65_536)
                 if not received:
                     break
-                self.seen.received(received)
+                self.seen.received(bytes(received))
         replies = told[before:]
         got = " ".join(text(reply[:3]) for reply in replies)
         expect(got == codes, f"the client sent {text(octets[:60])!r} and was told {got!r}, not {codes!r}")
         return replies
 
+    async def secure(self) -> bytes:
+        """The handshake of TLS; what the client is shown (DER). It takes any certificate, as mail servers mostly do.
 
-async def play(stage: "Stage") -> None:
-    """All acts, in one session through the proxy and one that goes round it."""
-    stream = await trio.open_tcp_stream("127.0.0.1", stage.port)
-    async with stream:
+        Raises:
+            NotAsTaughtError: it failed.
+        """
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        stream = trio.SSLStream(self._stream, context, server_hostname=demo_server.NAME, https_compatible=True)
+        try:
+            with trio.fail_after(PATIENCE):
+                await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            raise NotAsTaughtError(f"the handshake succeeds: {error.__cause__}") from error
+        self._stream = stream
+        self.tls = stream.version(), stream.cipher()[0]
+        return bytes(stream.getpeercert(binary_form=True) or b"")
+
+    async def cut_off(self) -> bool:
+        """The other side has closed the connection, without a word."""
+        with trio.fail_after(PATIENCE):
+            return not await self._stream.receive_some(1)
+
+
+@asynccontextmanager
+async def connected(stage: "Stage") -> AsyncIterator[tuple[Client, Talk]]:
+    """A client of the proxy, and its conversation."""
+    stage.read_record()  # what is new from here on is of this one
+    before = len(stage.server.conversations)
+    async with await trio.open_tcp_stream("127.0.0.1", stage.port) as stream:
         client = Client(stream)
         with trio.fail_after(PATIENCE):
-            while not stage.server.conversations:  # noqa: ASYNC110 - bounded, and only here
+            while len(stage.server.conversations) == before:  # noqa: ASYNC110 - bounded, and only here
                 await trio.sleep(0.001)
-        talk = stage.follow(client.seen)
+        yield client, stage.follow(client.seen)
+
+
+async def play(stage: "Stage") -> None:
+    """All acts, in two sessions through the proxy and one that goes round it."""
+    async with connected(stage) as (client, talk):
         await ehlo(stage, client, talk)
         await pipelining(stage, client, talk)
         await refusals(stage, client, talk)
         await size(stage, client, talk)
         await bdat(stage, client, talk)
         await smuggling(stage, client, talk)
+        await starttls(stage, client, talk)
+        await inside(stage, client, talk)
+        await injection(stage)
         await goodbye(stage, client, talk)
 
 
@@ -207,12 +249,81 @@ async def smuggling(stage: "Stage", client: Client, talk: Talk) -> None:
     stage.screen.sentence("One mail sent, one at the server: the commands in it are lines of its text.", "yes")
 
 
-async def goodbye(stage: "Stage", client: Client, talk: Talk) -> None:
+async def starttls(stage: "Stage", client: Client, talk: Talk) -> None:
     """Act 7."""
-    stage.act("QUIT: both links end in order")
-    await client.say(b"QUIT\r\n", "221")
+    stage.act(
+        "STARTTLS: two handshakes, the server's first, and then everything anew",
+        "The client hears 220 only when the server's link is encrypted, so a failure there is a 454 and never clear "
+        "text. What was said before is forgotten, and the list asked for again is the one from inside TLS.",
+    )
+    conversation = stage.server.conversations[0]
+    await client.say(b"STARTTLS\r\n", "220")
+    with trio.fail_after(PATIENCE):
+        await conversation.secured.wait()  # and of the client's handshake not an octet was sent yet
+    certificate = await client.secure()
+    await client.say(f"EHLO {ME}\r\n".encode(), "250")
+    stage.show(talk)
+    (record,) = (record for row in talk.rows for record in row.after if record["kind"] == "link-tls")
+    wires = {"client": client.tls, "server": conversation.tls}
+    for leg, tls in wires.items():
+        expect((record[leg]["version"], record[leg]["cipher"]) == tls, f"the {leg}'s link is {tls} on record too")
+    own, shown = facts(stage.server.certificate), facts(certificate)
+    expect(record["server"]["certificate"]["sha256"] == own.sha256, "the server's certificate is on record")
+    expect(shown.sha256 != own.sha256 and shown.names == own.names, "the client is shown another one, for its names")
+    expect(not record["server"]["verified"] and shown.subject == shown.issuer, "it is self-signed like the server's")
+    told, got = client.seen.turns[-1].reply, talk.server[-1].reply
+    expect(b"AUTH PLAIN\r" in told and b"AUTH" not in client.seen.turns[1].reply, "AUTH is offered inside TLS only")
+    expect(b"STARTTLS" not in told + got, "STARTTLS is not offered twice")
+
+
+async def inside(stage: "Stage", client: Client, talk: Talk) -> None:
+    """Act 8."""
+    asked = len(talk.server)
+    stage.act(
+        "Inside TLS: the same rules, the same record",
+        "A log-in, of which only the length is shown and recorded, and then the octets of act 2 once more.",
+    )
+    await client.say(LOG_IN, "235")
+    await client.say(MAIL + b"EXPN staff\r\n" + RCPT + b"DATA\r\n", "250 502 250 354")
+    await client.say(LETTER, "250")
+    stage.show(talk)
+    verbs = [turn.verb for turn in talk.server[asked : asked + 4]]
+    expect(verbs == [b"AUTH", b"MAIL", b"RCPT", b"DATA"], f"the server never saw EXPN: {verbs}")
+    stage.delivered(talk, 4, sha256=hashlib.sha256(LETTER.removesuffix(b".\r\n")).hexdigest())
+
+
+async def injection(stage: "Stage") -> None:
+    """Act 9: another client."""
+    stage.act(
+        "Injection: what came in clear never acts inside TLS",
+        "Somebody between client and proxy has glued a command to STARTTLS, to have it read as if it had come "
+        "encrypted. Many a server fell for that. A new connection; its greeting and EHLO were those of act 1.",
+    )
+    async with connected(stage) as (client, talk):
+        await client.say(b"", "220")
+        await client.say(f"EHLO {ME}\r\n".encode(), "250")
+        stage.show(talk, silent=True)
+        await client.say(b"STARTTLS\r\n" + INJECTED, "")
+        expect(await client.cut_off(), "the client is told nothing more")
+    await over(stage, talk)
+    stage.show(talk)
+    kinds = [record["kind"] for row in talk.rows for record in (row.record, *row.after)]
+    expect("violation" in kinds, "there is a violation on record")
+    expect(talk.server[-1].verb == b"STARTTLS", "the server never saw MAIL")
+    stage.screen.sentence("Both connections are closed; the server never saw the injected command.", "yes")
+
+
+async def over(stage: "Stage", talk: Talk) -> None:
+    """The proxy has closed this conversation."""
     with trio.fail_after(PATIENCE):
         while not talk.closed:
             stage.read_record()
             await trio.sleep(0.001)
+
+
+async def goodbye(stage: "Stage", client: Client, talk: Talk) -> None:
+    """Act 10."""
+    stage.act("QUIT: both links end in order")
+    await client.say(b"QUIT\r\n", "221")
+    await over(stage, talk)
     stage.show(talk)

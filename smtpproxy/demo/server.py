@@ -1,23 +1,40 @@
 """The demo's mail server: a small one, honest about what it offers, and too lenient about the end of data.
 
+It has TLS, with a certificate it made for itself when it was started, and offers AUTH in clear too, as many still do.
+
 It takes everything, keeps it in memory and tells how it read what it was sent. Like several servers until December 2023
 (CVE-2023-51764, -51765, -51766) it also ends a message at a dot behind a bare LF: `LF . LF` and `LF . CRLF`. That is
 not the RFC's end of data, and it is here so that one can see what smuggling does to the server behind the proxy.
 """
 
 import re
+import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
 from smtpproxy.demo.wire import Turn, What, chunk_size
+from smtpproxy.tls.contexts import for_client
+from smtpproxy.tls.minting import likeness_of, self_signed
 
 NAME = "mx.demo.example"
 SIZE = 52_428_800
 UNKNOWN = "X-DEMO-TURBO"  # an extension nobody has described
-OFFERS = ("PIPELINING", f"SIZE {SIZE}", "XEXCH50", "8BITMIME", f"{UNKNOWN} 9000", "CHUNKING", "ENHANCEDSTATUSCODES")
+OFFERS = (
+    "PIPELINING",
+    f"SIZE {SIZE}",
+    "XEXCH50",
+    "8BITMIME",
+    f"{UNKNOWN} 9000",
+    "CHUNKING",
+    "STARTTLS",
+    "AUTH PLAIN",
+    "ENHANCEDSTATUSCODES",
+)
 IDLE = 300.0  # seconds
+DAYS = 1  # its certificate is good for
 _END = re.compile(rb"\n\.\r?\n")  # the leniency: no CR needed before the dot, nor behind it
 _PATH = re.compile(rb"<([^>]*)>")
 _DECLARED = re.compile(rb"(?i: SIZE=)([0-9]{1,20})")
@@ -33,11 +50,21 @@ class Mail:
 
 
 class Conversation:
-    """One client of the server. `turns` is what it was asked, in its own reading, and what it replied."""
+    """One client of the server. `turns` is what it was asked, in its own reading, and what it replied.
 
-    def __init__(self, stream: trio.abc.Stream, changed: Callable[[], None]) -> None:
+    `secured` is set when the handshake of TLS is done, and `tls` has its version and cipher. Without a `context` there
+    is no TLS.
+    """
+
+    def __init__(
+        self, stream: trio.abc.Stream, changed: Callable[[], None], context: ssl.SSLContext | None = None
+    ) -> None:
         self.turns: list[Turn] = []
         self.mails: list[Mail] = []
+        self.secured = trio.Event()
+        self.tls: tuple[str, str] = ("", "")
+        self._context = context
+        self._challenged = False  # by 334: what comes next is no command
         self._stream = stream
         self._changed = changed
         self._buffer = b""
@@ -58,6 +85,8 @@ class Conversation:
             await self._reply(turn, *self._answer(turn))
             if turn.verb == b"QUIT":
                 return
+            if turn.verb == b"STARTTLS" and turn.reply.startswith(b"220"):
+                await self._secure()
             if turn.reply.startswith(b"354"):
                 going_on = await (self._content() if turn.verb == b"DATA" else self._block(turn))
                 if not going_on:
@@ -67,9 +96,13 @@ class Conversation:
 
     def _answer(self, turn: Turn) -> tuple[str, ...]:
         verb, line = turn.verb, turn.line
+        if self._challenged:
+            self._challenged = False
+            return ("235 2.7.0 Welcome",)
         if verb == b"EHLO":
             self._forget()
-            return tuple(f"250{'-' if n < len(OFFERS) else ' '}{word}" for n, word in enumerate((NAME, *OFFERS)))
+            words = (NAME, *(word for word in OFFERS if word != "STARTTLS" or self._can_secure))
+            return tuple(f"250{'-' if n < len(words) else ' '}{word}" for n, word in enumerate(words, 1))
         if verb == b"MAIL":
             return self._mail(line)
         if verb in (b"RCPT", b"DATA", b"BDAT", b"XEXCH50"):
@@ -77,6 +110,11 @@ class Conversation:
         if verb in (b"RSET", b"HELO"):
             self._forget()
             return (f"250 {NAME}",) if verb == b"HELO" else ("250 2.0.0 Forgotten",)
+        if verb == b"AUTH" and line.upper().startswith(b"AUTH PLAIN"):
+            self._challenged = len(line.split()) == 2
+            return ("334 ",) if self._challenged else ("235 2.7.0 Welcome",)
+        if verb == b"STARTTLS" and self._can_secure:
+            return ("220 2.0.0 Ready for TLS",)
         return {
             b"NOOP": ("250 2.0.0 Still here",),
             b"HELP": ("214 2.0.0 smtpproxy demo server 1.0 on Python",),
@@ -147,6 +185,22 @@ class Conversation:
 
     # --------------------------------------------------------------------------------------------------- the socket
 
+    @property
+    def _can_secure(self) -> bool:
+        return self._context is not None and not self.secured.is_set()
+
+    async def _secure(self) -> None:
+        """The handshake. What was said before it is forgotten, and what came behind STARTTLS with it."""
+        if self._context is None:
+            raise AssertionError("TLS without a certificate")
+        self._forget()
+        self._buffer = b""
+        stream = trio.SSLStream(self._stream, self._context, server_side=True, https_compatible=True)
+        await stream.do_handshake()
+        self._stream = stream
+        self.tls = stream.version(), stream.cipher()[0]
+        self.secured.set()
+
     async def _reply(self, turn: Turn, *lines: str) -> None:
         turn.reply = "".join(f"{line}\r\n" for line in lines).encode()
         self.turns.append(turn)
@@ -179,6 +233,9 @@ class Server:
     """All of its conversations, in the order they began. `changed` is called whenever it has replied."""
 
     def __init__(self) -> None:
+        leaf = self_signed(likeness_of(NAME, time.time()), time.time(), DAYS)
+        self.certificate = ssl.PEM_cert_to_DER_cert(leaf.chain.decode())
+        self._context = for_client(leaf.chain, leaf.key)
         self.conversations: list[Conversation] = []
         self.changed: Callable[[], None] = lambda: None
         self.port = 0
@@ -191,7 +248,7 @@ class Server:
         await trio.serve_listeners(self._serve, listeners)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        conversation = Conversation(stream, lambda: self.changed())
+        conversation = Conversation(stream, lambda: self.changed(), self._context)
         self.conversations.append(conversation)
         try:
             await conversation.run()

@@ -1,7 +1,8 @@
 """The screen: a conversation in three columns, or in lines with arrows where the terminal is narrow.
 
 What is shown is a list of strips. A strip is one line at the client, one at the server and what the proxy did between
-them; an empty one means that nothing was there, and no word of the proxy that the line passed as it came.
+them; an empty one means that nothing was there, and no word of the proxy that the line passed as it came. Where a side
+has several lines (the facts of a handshake), \n is between them: nothing a peer said has one, `wire.text` sees to that.
 """
 
 import textwrap
@@ -138,7 +139,8 @@ class Screen:
             if strip.client and strip.server and not strip.apart:
                 words = ["─" * (self._middle - 2) + "─▶" if strip.forth else "◀─" + "─" * (self._middle - 2)]
         width = self._side - 2 * bool(strip.bracket)
-        left, right = _in_two(strip.client, width), _in_two(strip.server, self._side)
+        left = [part for line in strip.client.split("\n") for part in _in_two(line, width)]
+        right = [part for line in strip.server.split("\n") for part in _in_two(line, self._side)]
         for at in range(max(len(words), len(left), len(right))):
             client, middle, server = (cells[at] if at < len(cells) else "" for cells in (left, words, right))
             bracket = strip.bracket if at == 0 else _GOES_ON.get(strip.bracket, "")
@@ -172,7 +174,9 @@ class Screen:
                 for at, line in enumerate(textwrap.wrap(words, self.width - 8, break_on_hyphens=False)):
                     self._tagged(proxy[0] if at == 0 else "", ("  " if at else "") + line, strip.style)
             elif part[1] or (strip.client == strip.server and not words):
-                self._tagged(*part)
+                tag, said, style, bracket = part
+                for at, line in enumerate(said.split("\n")):
+                    self._tagged("" if at else tag, line, style, bracket)
 
     def _tagged(self, tag: str, words: str, style: str, bracket: str = "") -> None:
         words = cut(f"{bracket} {words}" if bracket else words, self.width - 6)

@@ -49,7 +49,8 @@ class Teller:
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
         self._why = {rule.name: rule.why for rule in judge.rules}
-        self.done: dict[str, list[str]] = {"stripped": [], "refused": [], "answered": [], "rewritten": []}
+        kinds = ("stripped", "refused", "answered", "rewritten", "violations")
+        self.done: dict[str, list[str]] = {kind: [] for kind in kinds}
         self.counts: Counter[str] = Counter()
 
     def tell(self, rows: Sequence[Row], *, fold: bool = True) -> Iterator[Strip]:
@@ -81,11 +82,11 @@ class Teller:
             yield from self._content(row, client, server, fold)
             return
         left = self._line(row, client)
-        right = text(server.line) if server is not None else ""
+        right = self._sent(row, server) if server is not None else ""
         words, style = "", ""
         if server is None:
             words, style = self._answered(row)
-        elif server.octets != client.octets:
+        elif server.octets != client.octets and not (row.talk.blind and left == right):
             words, style = self._changed(row)
         yield Strip(left, right, words, style)
         if client.chunk:
@@ -97,8 +98,16 @@ class Teller:
         secret = client.verb == b"AUTH" or row.record["verb"] in ("AUTH", "SASL")
         return str(row.record["asked"]) if secret else text(client.octets.removesuffix(b"\r\n"))
 
+    @staticmethod
+    def _sent(row: Row, server: Turn) -> str:
+        """The same at the server."""
+        secret = row.record["verb"] in ("AUTH", "SASL")
+        return str(row.record.get("sent", row.record["asked"])) if secret else text(server.line)
+
     def _content(self, row: Row, client: Turn, server: Turn | None, fold: bool) -> Iterator[Strip]:
         left, right = lines(client.octets), lines(server.octets) if server is not None else []
+        if row.talk.blind:
+            left = [(f"… {row.record.get('octets', 0):,} octets", 0)]
         if len(left) == len(right):
             changed = {at for at in range(len(left)) if left[at][0] != right[at][0]}
             keep = changed | {0, 1, 2, len(left) - 1} if fold and len(left) > FOLD else set(range(len(left)))
@@ -160,6 +169,10 @@ class Teller:
         right = server.reply if server is not None else b""
         told, got = _replies(left), _replies(right)
         looks = {"client_style": _style(left), "server_style": _style(right), "forth": False}
+        secured = next((record for record in row.after if record["kind"] == "link-tls"), None)
+        if secured is not None:
+            yield from _handshakes(told, got, secured)
+            return
         if row.record["verb"] in ("EHLO", "LHLO") and left and right and left != right and left[:1] == b"2":
             yield from self._hello(told, got, row)
         elif left == right:
@@ -175,7 +188,8 @@ class Teller:
                 yield Strip(a, b, words, "dim", **looks)  # type: ignore[arg-type]
 
     def _hello(self, told: list[str], got: list[str], row: Row) -> Iterator[Strip]:
-        """The two lists of extensions, keyword by keyword."""
+        """The two lists of extensions, keyword by keyword. Why one is not as it was is said once a conversation."""
+        explained = row.talk.explained
         left = {line[4:].partition(" ")[0].upper(): line for line in told[1:]}
         seen: set[str] = set()
         for at, line in enumerate(got):
@@ -184,12 +198,16 @@ class Teller:
             seen.add(keyword)
             words, style = "", "dim"
             if not mine:
-                words, style = f"✂ {self._stripped(keyword)}", "stripped"
+                words, style = f"✂ stripped{self._owner(keyword, keyword not in explained)}", "stripped"
                 self.done["stripped"].append(keyword)
+                explained.add(keyword)
             elif mine[4:] != line[4:]:
-                rule = self._judge.owner(keyword.encode())
-                words, style = f"✎ shown smaller by {rule}: {self._why.get(rule, '')}", "rewritten"
+                words, style = f"✎ shown smaller{self._owner(keyword, keyword not in explained)}", "rewritten"
                 self.done["rewritten"].append(f"{line[4:]} to {mine[4:]}")
+                explained.add(keyword)
+            elif keyword in explained:
+                words, style = f"+ offered only now{self._owner(keyword, True)}", "ok"
+                explained.remove(keyword)
             look = "" if mine and not words else style if mine else ""
             yield Strip(
                 mine, line, words, style, forth=False, client_style=look or "yes", server_style="yes" if mine else "no"
@@ -198,12 +216,12 @@ class Teller:
         if sentence:
             yield Strip("", "", sentence, "rewritten", forth=False)
 
-    def _stripped(self, keyword: str) -> str:
+    def _owner(self, keyword: str, explain: bool) -> str:
+        """Whose doing it is, and why."""
         rule = self._judge.owner(keyword.encode())
-        if rule:
-            return f"stripped by {rule}: {self._why.get(rule, '')}"
         known = EXTENSIONS.get(keyword.encode())
-        return f"stripped: {known.why if known else _NO_RULE}"
+        why = self._why.get(rule, "") if rule else known.why if known else _NO_RULE
+        return (f" by {rule}" if rule else "") + (f": {why}" if explain else "")
 
     def _followed(self, row: Row, records: Iterable[Record]) -> Iterator[Strip]:
         """What is no exchange."""
@@ -212,11 +230,12 @@ class Teller:
                 self.counts["mails"] += 1
                 digest = record.get("sha256", "")
                 yield Strip("", "", f"✓ on record: {record.get('octets', 0):,} octets, SHA-256 {digest[:12]}…", "ok")
-            elif record["kind"] in ("violation", "note"):
-                sentence = ANOMALIES.get(record.get("anomaly", ""), record.get("anomaly", ""))
-                odd = _short(lines(row.talk.client.odd[:ODD])) if record["kind"] == "violation" else []
-                yield Strip(odd[0] if odd else "", "", f"⚠ {sentence}", "refused", client_style="no")
-                yield from (Strip(line, client_style="no") for line in odd[1:])
+            elif record["kind"] == "violation":
+                self.done["violations"].append(record["anomaly"])
+                yield from _violation(row, f"⚠ {_sentences([record['anomaly']])}")
+            elif record["kind"] == "note":
+                why = f" ({text(record['why'].encode())})" if record.get("why") else ""
+                yield Strip("", "", f"⚠ {_sentences([record.get('anomaly', '')])}{why}", "refused")
                 if row.last_word:
                     surplus = row.talk.client.surplus
                     reply = surplus[-1] if surplus else str(record["told"]).encode()
@@ -224,6 +243,51 @@ class Teller:
                         yield Strip(line, "", "◀── our reply", forth=False, client_style=_style(reply))
             elif record["kind"] == "tx-refused" and "reply" not in record:
                 yield Strip("", "", "⚠ the mail was never finished, and nobody keeps it", "refused")
+
+
+def _violation(row: Row, words: str) -> Iterator[Strip]:
+    """What the client sent last, and what of it had gone to the server already."""
+    odd, unrecorded = _short(lines(row.talk.client.odd[:ODD])), row.talk.unrecorded
+    strips = []
+    for mine, turn in itertools.zip_longest(odd, unrecorded):
+        if turn is not None and (mine is None or text(turn.line) == mine):
+            strips.append(Strip(mine or "", text(turn.line)))
+        else:
+            strips.append(Strip(mine or "", "", words, "refused", client_style="no"))
+            words = ""
+    if words:
+        strips.append(Strip("", "", words, "refused"))
+    yield from _bracketed(strips) if len(odd) > 1 and unrecorded else strips
+    for turn in unrecorded:
+        for line in _replies(turn.reply):
+            yield Strip("", line, "its reply stays here", forth=False, server_style=_style(turn.reply))
+
+
+def _handshakes(told: Sequence[str], got: Sequence[str], record: Record) -> Iterator[Strip]:
+    """STARTTLS, in the order of events: what the server said, its handshake; what the client is told, its handshake."""
+    client, server = record["client"], record["server"]
+    go_ahead = {"forth": False, "client_style": "yes", "server_style": "yes"}
+    for at, line in enumerate(got):
+        yield Strip("", line, "" if at else "not told yet", **go_ahead)  # type: ignore[arg-type]
+    if server is not None:
+        verified = "verified" if server["verified"] else f"not verified: {text(server.get('why', '').encode())}"
+        named = text(server["certificate"].get("subject", "").encode())
+        words = "⇄ first the handshake with the server"
+        yield Strip("", f"{_suite(server)}\n{named}\n{verified}", words, "answered", apart=True)
+    for at, line in enumerate(told):
+        yield Strip(line, "", "" if at else "◀── and now it is told", **go_ahead)  # type: ignore[arg-type]
+    if client is not None:
+        words = f"⇄ then the handshake with the client. It is shown a certificate like the server's, {client['shown']}"
+        if server is not None and not server["verified"]:
+            words += ", for the server's is not verified: who verifies must fail here too"
+        facts = [_suite(client)]
+        facts += [f"asks for {text(client['sni'].encode())}"] if client.get("sni") else []
+        facts.append(f"shown: {client['shown']}")
+        yield Strip("\n".join(facts), "", words + ".", "answered", apart=True, forth=False)
+
+
+def _suite(link: Record) -> str:
+    return f"{link['version']} {link['cipher']}{' resumed' * link['resumed']}"
 
 
 # ------------------------------------------------------------------------------------------------------------ content

@@ -71,8 +71,15 @@ class Seen:
 
     @property
     def odd(self) -> bytes:
-        """What the client sent that was never a line."""
-        return next((turn.octets for turn in self.turns if turn.what is What.ODD), self._out)
+        """What the client sent that was never a line, or never answered."""
+        unanswered = b"".join(turn.octets for turn in self.turns[self._answered :]) + self._out
+        return next((turn.octets for turn in self.turns if turn.what is What.ODD), unanswered)
+
+    @property
+    def to_be_secured(self) -> bool:
+        """The last thing the client was told is that TLS begins."""
+        last = self.turns[self._answered - 1]
+        return last.verb == b"STARTTLS" and last.reply.startswith(b"220")
 
     def sent(self, octets: bytes) -> None:
         """The client sent this, in one write."""
@@ -161,8 +168,10 @@ class Row:
     def complete(self) -> bool:
         """Both sides have asked and answered."""
         client, server = self.client, self.server
-        if self.last_word and not self.talk.client.surplus:
+        if self.last_word and not self.talk.client.surplus and not self.talk.blind:
             return False
+        if client is not None and client.verb == b"STARTTLS" and client.reply.startswith(b"220") and not self.after:
+            return False  # what became of it is still to come
         asked = self.asked < 0 or (client is not None and bool(client.reply))
         return asked and (self.sent < 0 or (server is not None and bool(server.reply)))
 
@@ -189,11 +198,11 @@ class Row:
         if client is not None:
             pairs.append(("told", _flat(client.reply), self.told))
             if client.what is What.COMMAND:
-                pairs.append(("asked", text(client.line), str(record["asked"])))
+                pairs.append(("asked", _said(client), str(record["asked"])))
         if server is not None:
             pairs.append(("got", _flat(server.reply), str(record.get("got"))))
             if server.what is What.COMMAND:
-                pairs.append(("sent", text(server.line), str(record.get("sent", record["asked"]))))
+                pairs.append(("sent", _said(server), str(record.get("sent", record["asked"]))))
         wrong = [f"{hop} {said!r} on record, {wire!r} on the wire" for hop, wire, said in pairs if wire != said]
         if (self.asked >= 0) != (client is not None) or (self.sent >= 0) != (server is not None):
             wrong.append(f"{record['verb']} is on record, and not on both wires")
@@ -201,11 +210,18 @@ class Row:
 
 
 class Talk:
-    """One conversation through the proxy: the client's turns, the server's, and the records that join them."""
+    """One conversation through the proxy: the client's turns, the server's, and the records that join them.
 
-    def __init__(self, client: Seen, server: list[Turn]) -> None:
+    Where somebody only listens in (`tapped`), the client's wire can't be read once it is encrypted (`blind`): what it
+    says then is taken from the record.
+    """
+
+    def __init__(self, client: Seen, server: list[Turn], *, tapped: bool = False) -> None:
         self.client = client
         self.server = server
+        self.tapped = tapped
+        self.blind = False
+        self.explained: set[str] = set()  # why it is so was said already
         self.rows: list[Row] = []
         self.shown = 0  # rows that were shown already
         self.closed = False  # the proxy has closed it
@@ -216,6 +232,8 @@ class Talk:
         """The next record of this session."""
         if record["kind"] == "link-close":
             self.closed = True
+        if record["kind"] == "link-tls":
+            self.blind = self.tapped
         if record["kind"] != "exchange":
             row = Row(record, self, -1, -1)
             if len(self.rows) > self.shown and not row.last_word:
@@ -228,7 +246,17 @@ class Talk:
             row.asked, self._asked = self._asked, self._asked + 1
         if record.get("sent", record["asked"]) is not None:
             row.sent, self._sent = self._sent, self._sent + 1
+        if self.blind and row.asked >= 0:
+            what = What.CONTENT if record["verb"] in ("END", "OCTETS") else What.COMMAND
+            asked = b"" if what is What.CONTENT else str(record["asked"]).encode() + b"\r\n"
+            told = unflat(row.told, row.server.reply if row.server is not None else b"")
+            self.client.turns.append(Turn(what, asked, reply=told, segment=-len(self.rows)))
         self.rows.append(row)
+
+    @property
+    def unrecorded(self) -> list[Turn]:
+        """What the server was asked and no exchange on record tells of."""
+        return self.server[self._sent :]
 
     def take(self, *, all_of_it: bool = False) -> list[Row]:
         """The rows not shown yet, as far as they are whole: both sides have answered everything of a segment."""
@@ -268,6 +296,30 @@ def text(octets: bytes) -> str:
     """For people; what can't be printed is escaped, so that no peer writes to the terminal."""
     decoded = octets.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in decoded)
+
+
+def _said(turn: Turn) -> str:
+    """A command as the record has it: of a password its length."""
+    words = text(turn.line).split(" ", 2)
+    return f"{words[0]} {words[1]} <{len(words[2])} octets>" if turn.verb == b"AUTH" and words[2:] else text(turn.line)
+
+
+def unflat(told: str, got: bytes) -> bytes:
+    """A reply of the record, where all lines are one, in its lines again: those of the server's, some of them left out
+    or with another value."""
+    if not told or _flat(got) == told:
+        return got if told else b""
+    rest, lines = told[4:], []
+    for line in got.removesuffix(b"\r\n").split(b"\r\n"):
+        words = text(line[4:]).split(" ")
+        mine = rest.split(" ")[: len(words)]
+        if mine[0] == words[0]:
+            lines.append(" ".join(mine))
+            rest = rest.removeprefix(lines[-1]).lstrip(" ")
+    if rest or not lines:
+        lines = [told[4:]]
+    *first, last = lines
+    return "".join(f"{told[:3]}-{line}\r\n" for line in first).encode() + f"{told[:3]} {last}\r\n".encode()
 
 
 def _flat(reply: bytes) -> str:

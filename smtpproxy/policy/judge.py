@@ -12,10 +12,12 @@ here; and its parameters are refused because the session lets a client use no pa
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from smtpproxy.policy.rules import ExtensionRule, Treatment
+from smtpproxy.session import securing
 from smtpproxy.session.ledger import Exchange
+from smtpproxy.session.securing import Offering
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import Transaction
 from smtpproxy.session.verdicts import PASS, Action, CommandRule, Depth, ReplyRule, Verdict
@@ -34,7 +36,8 @@ TREATMENT_OF: Mapping[Default, Treatment] = MappingProxyType(
         Default.DENY: Treatment.DENY,
         Default.TLS: Treatment.TLS,
         Default.LIMIT: Treatment.LIMIT,
-        Default.TERMINATE: Treatment.DENY,  # until both links can be encrypted here; answered 454 by the verb's row
+        Default.TERMINATE: Treatment.ALLOW,  # to whom, and who ends it, is the posture's (session/securing.py)
+        Default.VERIFIED: Treatment.ALLOW,  # where both links are, and no rule can do without
     }
 )
 _NOT_IMPLEMENTED = "502 5.5.1 Command not implemented"
@@ -48,6 +51,14 @@ def refusal_of(verb: Verb, treatment: Treatment) -> OwnReply:
     """
     fits = treatment is Treatment.TLS or verb.default is not Default.TLS
     return own(verb.refusal if fits else _NOT_IMPLEMENTED)
+
+
+class Links(NamedTuple):
+    """What a list depends on beside the server's."""
+
+    encrypted: bool
+    verified: bool
+    starttls: Offering
 
 
 class Judge:
@@ -69,7 +80,7 @@ class Judge:
         self._recipients = self._most_recipients = recipients
         for rule in self.rules:
             self._apply(rule)
-        self._told: dict[tuple[bytes, bool, int], tuple[Reply, tuple[str, ...], str]] = {}
+        self._told: dict[tuple[bytes, Links, int], tuple[Reply, tuple[str, ...], str]] = {}
         self.commands: Mapping[str, CommandRule] = MappingProxyType(self._compile())
         self.replies: Mapping[str, ReplyRule] = MappingProxyType(
             {"EHLO": self._hello, "LHLO": self._hello, "HELO": self._helo}
@@ -118,7 +129,7 @@ class Judge:
         verdict = Verdict(Action.ANSWER, reply, rule)
         if treatment is Treatment.DENY:
             return lambda command, session: verdict
-        return lambda command, session: PASS if session.client.tls is not None else verdict
+        return lambda command, session: PASS if securing.encrypted(session) else verdict
 
     def _sized(self, before: CommandRule | None) -> CommandRule:
         """SIZE= beyond the limit is refused at MAIL (RFC 1870 §6.1), however many digits it has."""
@@ -137,32 +148,35 @@ class Judge:
 
     # -------------------------------------------------------------------------------------------------- replies
 
-    def _allowed(self, keyword: bytes, encrypted: bool) -> bool:
+    def _allowed(self, keyword: bytes, links: "Links") -> bool:
         treatment, _ = self._keywords.get(keyword, (Treatment.DENY, None))
         row = EXTENSIONS.get(keyword)
-        if row is not None and row.framing is FramingClass.TLS and encrypted:
-            return False  # not offered twice (RFC 3207 §4.2)
+        if row is not None and row.framing is FramingClass.TLS and links.starttls is Offering.NO:
+            return False  # also: not offered twice (RFC 3207 §4.2)
+        if row is not None and row.default is Default.VERIFIED and not links.verified:
+            return False
         if treatment is Treatment.TLS:
-            return encrypted
+            return links.encrypted
         if treatment is Treatment.DENY:
             return False
-        return row is None or all(self._allowed(need.encode(), encrypted) for need in row.needs)
+        return row is None or all(self._allowed(need.encode(), links) for need in row.needs)
 
     def _hello(self, got: Reply, exchange: Exchange, session: Session) -> Verdict:
         if got.digit != 2:
             return PASS
-        key = (got.raw, session.client.tls is not None, session.limits.ehlo_lines)
+        links = Links(securing.encrypted(session), securing.verified(session), securing.offer(session))
+        key = (got.raw, links, session.limits.ehlo_lines)
         found = self._told.get(key)
         if found is None:
             if len(self._told) >= _CACHED:
                 self._told.clear()
-            found = self._told[key] = self._filtered(got, key[1], session.limits.ehlo_lines)
+            found = self._told[key] = self._filtered(got, links, session.limits.ehlo_lines)
         told, anomalies, rule = found
         if told.raw == got.raw:
             return PASS
         return Verdict(Action.REWRITE, told, rule, anomalies)
 
-    def _filtered(self, got: Reply, encrypted: bool, most: int) -> tuple[Reply, tuple[str, ...], str]:
+    def _filtered(self, got: Reply, links: "Links", most: int) -> tuple[Reply, tuple[str, ...], str]:
         """The list with what is allowed of it: keywords taken out, values limited, doubles dropped."""
         offered = Capabilities.from_reply(got)
         seen: set[tuple[bytes, bool]] = set()
@@ -171,7 +185,7 @@ class Judge:
         rules: dict[str, None] = {}
         if offered.malformed:
             anomalies["ehlo-line-malformed"] = None
-        allowed = {o.keyword for o in offered.offers[:most] if self._allowed(o.keyword, encrypted)}
+        allowed = {o.keyword for o in offered.offers[:most] if self._allowed(o.keyword, links)}
 
         def change(offer: Offer) -> bytes | None:
             keyword = offer.keyword
@@ -196,6 +210,9 @@ class Judge:
             return line
 
         told = offered.edited(change)
+        if links.starttls is Offering.ALWAYS and b"STARTTLS" not in told.keywords and self._allowed(b"STARTTLS", links):
+            told = told.with_line(b"STARTTLS")
+            rules["posture"] = None
         same = not offered.malformed and len(told.offers) == len(offered.offers)
         reply = told.to_reply()
         if same and reply.raw == got.raw:

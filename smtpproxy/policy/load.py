@@ -242,12 +242,8 @@ class _Reader:
         if treatment is None:
             self.bad(("then",), f"{shown(value)} is not something to do", expected=_THEN, near=_near(value, _WORDS))
             return None
-        if about is not None and treatment is not Treatment.DENY and default_of(about) is Default.TERMINATE:
-            self.bad(
-                ("then",),
-                f"{about.name} can't be let through: the proxy can't end its TLS yet and would see nothing more",
-                expected='"deny"',
-            )
+        if about is not None and treatment is Treatment.TLS and default_of(about) is Default.TERMINATE:
+            self.bad(("then",), f"{about.name} under TLS is nothing: it begins it", expected='"allow" or "deny"')
         return treatment, 0, None
 
     def _then_table(self, table: dict[str, Any], about: Feature | None) -> Then | None:

@@ -148,6 +148,20 @@ def client_ended(session: "Session") -> None:
     close_both(session)
 
 
+def read_on(session: "Session") -> None:
+    """Read what was held back; a client that has ended its side meanwhile is not waited for."""
+    session.reading.read()
+    if session.reading.ended and not session.closed:
+        client_ended(session)
+
+
+def end_inspection(session: "Session", exchange: Exchange) -> None:
+    """From here on octets pass unseen, both ways, and nothing of ours gets in between."""
+    session.opaque = True
+    session.inspected = False
+    session.note(Kind.NOTE, anomaly="inspection-ended", verb=exchange.verb.name, rule=exchange.rule)
+
+
 def client_lost(session: "Session") -> None:
     """The client's link broke: nothing can be told any more, but what the server was asked is awaited and recorded."""
     if session.client_gone:
@@ -182,7 +196,7 @@ def unsolicited(session: "Session", reply: Reply) -> None:
             return
         raise ProtocolError(Side.SERVER, "reply-before-end", str(reply.code))
     if reply.digit in (4, 5):
-        session.to_client += reply.raw
+        session.to_client += b"" if session.mute else reply.raw
         session.note(Kind.NOTE, anomaly="reply-unsolicited", side="server", told=str(reply))
         close_both(session)
         return
@@ -206,9 +220,30 @@ def client_violated(session: "Session", anomaly: str, why: str, reply: OwnReply 
     session.push(exchange)
 
 
+def awaited(session: "Session") -> tuple[Side, float]:
+    """Who is being waited for, and for how many seconds at most (RFC 5321 §4.5.3.2)."""
+    table = session.patience_table
+    if session.securing is not None:
+        return session.securing.side, table.tls
+    if session.receiving and not session.holding:
+        return Side.CLIENT, table.content
+    exchange = session.ledger.awaited
+    if exchange is None:
+        return Side.CLIENT, table.client
+    name = exchange.verb.name
+    if name == "GREETING":
+        return Side.SERVER, table.greeting
+    if name == "DATA":
+        return Side.SERVER, table.data
+    return Side.SERVER, table.end if name == "END" or exchange.last_chunk else table.command
+
+
 def timed_out(session: "Session", side: Side, anomaly: str) -> None:
     """`side` was waited for beyond patience (RFC 5321 §4.5.3.2)."""
     if session.closed:
+        return
+    if session.securing is not None and anomaly == "idle":
+        session.tls_failed(f"not done within {session.patience_table.tls:g} s")
         return
     session.note(Kind.VIOLATION, anomaly=anomaly, side=side.value, why="patience is over")
     if side is Side.SERVER:

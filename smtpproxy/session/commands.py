@@ -11,11 +11,11 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from smtpproxy.session import closing
+from smtpproxy.session import closing, securing
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
-from smtpproxy.session.state import HELLOS, MAILS, Recipient, Transaction
+from smtpproxy.session.state import HELLOS, MAILS, SECURERS, Recipient, Transaction
 from smtpproxy.session.verdicts import Action, CommandRule, Depth, Verdict
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command, Malformed
@@ -52,6 +52,11 @@ def asked(session: "Session", command: Command) -> None:
         exchange.before = session.transaction, session.incoming
         session.transaction = Transaction(session.transactions, path, parameters)
     exchange.transaction = session.transaction
+    gate = session.gate
+    if gate is not None and verb.name not in gate.open_to:
+        exchange.action = "answer"
+        refuse(session, exchange, gate.reply)
+        return
     rule: CommandRule | None = session.command_rules.get(verb.name)
     if rule is not None:
         verdict = _judged(session, rule, command)
@@ -117,7 +122,9 @@ def _envelope(session: "Session", exchange: Exchange, command: Command) -> OwnRe
         if not any(name.encode() in offered for name in names):
             exchange.anomalies += ("parameter-not-offered",)
             exchange.rule = exchange.rule or session.judge.owner(names[0].encode())
-            return say.NOT_NEGOTIATED
+            return say.own(row.refusal) if row.refusal else say.NOT_NEGOTIATED
+        if keyword == b"REQUIRETLS" and session.client.tls is not None and session.client.tls.shown != "given":
+            exchange.anomalies += ("requiretls-intercepted",)  # RFC 8689 §4.1: a promise we are not named in
     transaction = session.transaction
     if not (path.local.isascii() and path.domain.isascii()) and (
         transaction is None or transaction.parameter(b"SMTPUTF8") is None
@@ -155,7 +162,7 @@ def chunk_follows(session: "Session") -> None:
 def malformed(session: "Session", line: Malformed) -> None:
     """A line that matched no grammar: answered here, in its turn, unless a rule says otherwise."""
     judge = session.judge.malformed
-    if judge is not None and not line.fatal and not closing.orphaned(session):
+    if judge is not None and not line.fatal and session.gate is None and not closing.orphaned(session):
         try:
             verdict = judge(line, session)
         except Exception as error:
@@ -315,5 +322,6 @@ ASKED: Final[MappingProxyType[str, Asked]] = MappingProxyType(
         "DATA": _asked_data,
         "BDAT": _asked_bdat,
         "BURL": _asked_burl,
+        **dict.fromkeys(SECURERS, securing.asked),
     }
 )

@@ -38,6 +38,7 @@ class Exchange:
         "conclude",
         "due",
         "got",
+        "kept",
         "lost",
         "noise",
         "octets",
@@ -67,6 +68,7 @@ class Exchange:
         self.after: Callable[[Exchange], None] | None = None  # called when it is concluded and on record
         self.conclude: Callable[[Exchange], None] | None = None  # asked once it stands at the head, undecided
         self.noise = b""
+        self.kept = False  # its reply is in, and something else comes first: a greeting behind TLS
         self.lost = False  # the server will not reply any more
         self.replies_before: tuple[Reply, ...] = ()  # told already, where one command gets several
         self.before: Any = None  # transaction and content before it, should the server not do what was asked
@@ -76,6 +78,11 @@ class Exchange:
     def owed(self) -> bool:
         """The server has still to reply."""
         return self.sent is not None and self.got is None and not self.lost
+
+    @property
+    def last_chunk(self) -> bool:
+        """It ends a mail by BDAT LAST."""
+        return self.verb.name == "BDAT" and isinstance(self.asked, Command) and bool(self.asked.argument.last)
 
 
 class Ledger:

@@ -11,6 +11,7 @@ from smtpproxy.session.chunks import Chunks
 from smtpproxy.session.content import Incoming
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
+from smtpproxy.session.securing import HELLO_FIRST
 from smtpproxy.session.state import AUTHS, HELLOS, MAILS, Recipient, Transaction
 from smtpproxy.session.verdicts import Action, Depth, ReplyRule
 from smtpproxy.smtp import replies as say
@@ -55,6 +56,8 @@ def _replied_hello(session: "Session", exchange: Exchange) -> None:
     got, told = exchange.got, exchange.told
     esmtp = exchange.verb.name != "HELO"
     session.client.hello = exchange.asked.argument.domain
+    if session.gate is HELLO_FIRST:
+        session.gate = None
     session.server.esmtp = session.client.esmtp = esmtp
     session.server.lmtp = session.client.lmtp = exchange.verb.name == "LHLO"
     session.server.capabilities = Capabilities.from_reply(got) if esmtp and got is not None else NO_CAPABILITIES
@@ -136,7 +139,7 @@ def _each(session: "Session", transaction: Transaction, replies: list[Reply]) ->
 
 def _replied_bdat(session: "Session", exchange: Exchange) -> None:
     """Whatever became of earlier chunks, LAST brings the mail's outcome."""
-    if bdat_last(exchange) and exchange.transaction is not None and exchange.transaction.outcome is None:
+    if exchange.last_chunk and exchange.transaction is not None and exchange.transaction.outcome is None:
         _replied_end(session, exchange)
 
 
@@ -154,6 +157,7 @@ def _replied_auth(session: "Session", exchange: Exchange) -> None:
         session.mechanism = exchange.asked.argument.mechanism
     if exchange.got is None or exchange.lost or exchange.got.digit == 3:
         return
+    session.authenticated |= exchange.got.digit == 2
     session.note(
         Kind.AUTH,
         mechanism=session.mechanism.decode("ascii", "backslashreplace").upper(),
@@ -170,6 +174,7 @@ def _replied_verb(session: "Session", exchange: Exchange) -> None:
 def _replied_xclient(session: "Session", exchange: Exchange) -> None:
     """XCLIENT's 220 is a new greeting: hello and list are forgotten, TLS stays (Postfix XCLIENT_README)."""
     if _done(exchange):
+        session.authenticated = True  # the server took the client for somebody, as by a log-in
         session.transaction = None
         session.incoming = None
         session.client.forget()
@@ -202,12 +207,6 @@ REPLIED: Final[MappingProxyType[str, Replied]] = MappingProxyType(
 
 
 # ---------------------------------------------------------------------------------------------------------- replies
-
-
-def bdat_last(exchange: Exchange) -> bool:
-    """This exchange ends a mail by BDAT LAST."""
-    asked = exchange.asked
-    return exchange.verb.name == "BDAT" and isinstance(asked, Command) and bool(asked.argument.last)
 
 
 def check_sensible(session: "Session", exchange: Exchange, verb: Verb, reply: Reply) -> None:
@@ -251,7 +250,7 @@ def further_replies(session: "Session", exchange: Exchange, reply: Reply) -> int
     """How many replies more the server owes than was thought: LMTP gives one a recipient, PRDR after 353 one more."""
     transaction = exchange.transaction
     name = exchange.verb.name
-    if transaction is None or exchange.replies_before or (name != "END" and not bdat_last(exchange)):
+    if transaction is None or exchange.replies_before or (name != "END" and not exchange.last_chunk):
         return 0
     if reply.code == 353:
         return transaction.accepted + 1

@@ -1,76 +1,422 @@
-"""STARTTLS on both sides, as far as it is the session's: the order of events, and what must not cross the boundary.
+"""TLS on both links, as far as it is the session's: the order of events, and what must not cross the boundary.
 
-Server first: the client is told 220 only when the far link *is* encrypted. The handshakes are the driver's, asked for
-by `StartTLS` effects and answered by `tls_done` or `tls_failed`; all that time the client is held. Octets that came in
-clear behind STARTTLS, or behind the server's 220 to it, never act inside TLS, on either side, in whatever piece they
-came: the session ends there (CVE-2011-0411, CVE-2021-38371). A handshake that fails is 454, never clear text instead.
+Two things bring a link under TLS. The client asks (STARTTLS), or the posture of the listener demands it before the
+greeting is told (`upgrade`, `require` and `implicit`, on either side). The handshakes are the driver's: an effect asks
+for one, `tls_done` or `tls_failed` answers, and all that time neither peer is read.
+
+The client asks, and the server's link can be encrypted:
+
+    1  STARTTLS is forwarded and holds
+    2  220 of the server is not told yet; nothing may stand behind it   StartTLS(SERVER)   -> tls_done(SERVER)
+    3  a certificate like the server's is made ready                    PrepareTLS(CLIENT) -> tls_ready
+    4  nothing of the client may stand behind its STARTTLS; 220 is told StartTLS(CLIENT)   -> tls_done(CLIENT)
+    5  hello, lists, log-in and transaction are forgotten on both sides (RFC 3207 §4.2)
+
+Where the server's link is encrypted already, or is not to be, 1 and 2 fall away and we answer 220 ourselves. Before the
+greeting: 2 by an EHLO and a STARTTLS of our own (or at once, implicit TLS), then 3 and 4 for a client's implicit TLS,
+then the greeting is told. So the client's list is always the one the server gives on the link it has then.
+
+What must never happen: an octet that came in clear acting inside TLS, on either side, in whatever piece it came
+(CVE-2011-0411, CVE-2021-38371); clear text in place of a handshake that failed (454, or 421 where the greeting would
+stand); a word in clear on a link that is to be encrypted from its first octet.
 """
 
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from smtpproxy.session import closing
-from smtpproxy.session.effects import StartTLS
+from smtpproxy.session.chunks import Chunks
+from smtpproxy.session.content import RSET, ours
+from smtpproxy.session.effects import PrepareTLS, StartTLS
 from smtpproxy.session.ledger import Exchange
+from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.records import Kind
 from smtpproxy.session.state import Phase, TLSInfo
 from smtpproxy.smtp import replies as say
-from smtpproxy.smtp.errors import Side
-from smtpproxy.smtp.replies import Reply
+from smtpproxy.smtp.capabilities import Capabilities
+from smtpproxy.smtp.commands import Command
+from smtpproxy.smtp.errors import ProtocolError, Side
+from smtpproxy.smtp.registry.verbs import GREETING
+from smtpproxy.smtp.replies import OwnReply, Reply
 
 if TYPE_CHECKING:
     from smtpproxy.session.session import Session
 
+_STARTTLS: Final = ours(b"STARTTLS\r\n")
+
+
+class Gate(NamedTuple):
+    """What a client may say for the time being, and what all else is answered."""
+
+    open_to: frozenset[str]
+    reply: OwnReply
+
+
+_ALWAYS: Final = frozenset({"EHLO", "HELO", "LHLO", "NOOP", "RSET", "QUIT"})  # LHLO is LMTP's EHLO
+TLS_FIRST: Final = Gate(_ALWAYS | {"STARTTLS", "X-ANONYMOUSTLS"}, say.TLS_FIRST)  # RFC 3207 §4
+HELLO_FIRST: Final = Gate(_ALWAYS, say.HELLO_FIRST)  # the server knows a hello, and it is not this client's
+
+
+class Step(Enum):
+    """What is under way."""
+
+    SERVER = auto()  # the handshake with the server
+    CERTIFICATE = auto()  # one to show to the client is being had
+    CLIENT = auto()  # the handshake with the client
+
+    __hash__ = object.__hash__
+
+
+class Securing(NamedTuple):
+    """A link that is being encrypted: by which command (None: none, it is implicit), and the server's 220 to it."""
+
+    step: Step
+    exchange: Exchange | None = None
+    reply: Reply | None = None
+
+    @property
+    def side(self) -> Side:
+        """Whose handshake it is, or will be."""
+        return Side.SERVER if self.step is Step.SERVER else Side.CLIENT
+
+
+def gate(posture: Posture) -> Gate | None:
+    """What a session begins with."""
+    return TLS_FIRST if posture.client is ClientTLS.REQUIRE else None
+
+
+class Offering(Enum):
+    """Whether the client is told of STARTTLS."""
+
+    NO = "no"
+    AS_SERVER = "as the server"
+    ALWAYS = "always"
+
+    __hash__ = object.__hash__
+
+
+def offer(session: "Session") -> Offering:
+    """By the posture, and by what is encrypted already."""
+    client, server, _ = session.posture
+    if session.client.tls is not None or client is ClientTLS.REFUSE or client is ClientTLS.IMPLICIT:
+        return Offering.NO
+    if client is ClientTLS.OFFER or client is ClientTLS.REQUIRE:
+        return Offering.ALWAYS
+    if client is ClientTLS.MIRROR:
+        if session.server.tls is not None:
+            return Offering.ALWAYS
+        if server is ServerTLS.NEVER:
+            return Offering.NO
+    return Offering.AS_SERVER
+
+
+def within(session: "Session") -> bool:
+    """The client's handshake is under way: what is told now would not be read as a reply."""
+    return session.securing is not None and session.securing.step is Step.CLIENT
+
+
+def encrypted(session: "Session") -> bool:
+    """A password may pass: the client's link is encrypted, and the server's too unless that is not wanted."""
+    return session.client.tls is not None and (
+        session.server.tls is not None or session.posture.server is ServerTLS.NEVER
+    )
+
+
+def verified(session: "Session") -> bool:
+    """Both links are encrypted, and the server is known to be who it should be (RFC 8689 §2)."""
+    server = session.server.tls
+    return session.client.tls is not None and server is not None and server.verified
+
+
+# ------------------------------------------------------------------------------------------------ before the greeting
+
+
+def connected(session: "Session") -> None:
+    """The server's link is open: where its TLS is implicit, that comes first (RFC 8314 §3)."""
+    if session.posture.server is ServerTLS.IMPLICIT and not session.closed:
+        _begin(session, Securing(Step.SERVER), StartTLS(Side.SERVER))
+
+
+def _demanded(session: "Session") -> bool:
+    """The server's link is to be encrypted before the greeting, or there is no session."""
+    client, server, _ = session.posture
+    return server is ServerTLS.REQUIRE or (server is ServerTLS.MIRROR and client is ClientTLS.IMPLICIT)
+
+
+def greeted(session: "Session", greeting: Exchange, reply: Reply) -> None:
+    """The greeting came. It is told when everything is encrypted that is to be by then."""
+    greeting.got = reply
+    demanded = _demanded(session) and session.server.tls is None
+    wanted = demanded or (session.posture.server is ServerTLS.UPGRADE and session.server.tls is None)
+    if wanted and reply.code == 220:
+        greeting.kept = True
+        hello = ours(b"EHLO " + session.posture.hello + b"\r\n")
+        _say(session, hello, lambda exchange: _listed(session, exchange))
+    else:
+        greeting.closes = demanded  # refused: told, but nothing more is said in clear (RFC 5321 §3.1 asks for QUIT)
+        _then_the_client(session)
+
+
+def _say(session: "Session", command: Command, after: Any) -> None:
+    """A command of our own before the greeting is told: the first that awaits a reply."""
+    exchange = Exchange(command.verb, None, session.clock())
+    exchange.sent = command
+    exchange.after = after
+    session.to_server += command.wire
+    session.ledger.exchanges.appendleft(exchange)
+
+
+def _listed(session: "Session", exchange: Exchange) -> None:
+    """The list the server gave to our EHLO."""
+    got = exchange.got
+    if exchange.lost or got is None:
+        return
+    if got.digit == 2 and b"STARTTLS" in Capabilities.from_reply(got).keywords:
+        _say(session, _STARTTLS, lambda starttls: _answered(session, starttls))
+    elif _demanded(session):
+        _refuse(session, "the server does not offer STARTTLS", "starttls-not-supported")
+    else:
+        session.gate = session.gate or HELLO_FIRST  # the hello the server knows is ours
+        _then_the_client(session)
+
+
+def _answered(session: "Session", exchange: Exchange) -> None:
+    """Our STARTTLS was answered; if by 220, the handshake has been done by now."""
+    got = exchange.got
+    if exchange.lost or got is None:
+        return
+    if got.digit == 2:
+        _note(session)
+        _then_the_client(session)
+    else:  # offered and then refused: somebody may want it in clear
+        _refuse(session, f"the server refused STARTTLS with {got.code}", "starttls-not-supported")
+
+
+def _then_the_client(session: "Session") -> None:
+    """The server's link is as it should be: now the client's, and then the greeting."""
+    greeting = _greeting(session)
+    if session.posture.client is ClientTLS.IMPLICIT:
+        greeting.kept = True
+        _begin(session, Securing(Step.CERTIFICATE), PrepareTLS(Side.CLIENT))
+        return
+    greeting.kept = False
+    session.settle()
+
+
+def _greeting(session: "Session") -> Exchange:
+    """The server's, not told yet: it is the last, for nothing of the client is read before it is told."""
+    greeting = session.ledger.exchanges[-1]
+    if greeting.verb is not GREETING:
+        raise AssertionError("the greeting was told already")
+    return greeting
+
+
+def _refuse(session: "Session", why: str, result: str = "") -> None:
+    """421 in place of the greeting: RFC 5321 §3.1 has no 454 there."""
+    _note_failure(session, Side.SERVER, why, result)
+    closing.abort_server(session)
+    greeting = _greeting(session)
+    greeting.told = say.TLS_TO_SERVER_FAILED
+    greeting.lost = greeting.closes = True
+    for exchange in session.ledger:
+        exchange.lost = True
+    session.settle()
+
+
+# -------------------------------------------------------------------------------------------------- the client asks
+
+
+def asked(session: "Session", exchange: Exchange, command: Command) -> bool:
+    """STARTTLS: forwarded where the server's link goes under TLS with the client's; else answered here (True)."""
+    client, server, _ = session.posture
+    keyword = command.verb.name.encode()
+    can = session.server.tls is None and keyword in session.server.capabilities.keywords
+    if can and server is not ServerTLS.NEVER:
+        return False
+    if session.server.tls is None and server is not ServerTLS.NEVER and client is not ClientTLS.OFFER:
+        return _answer(session, exchange, say.TLS_NOT_AVAILABLE)  # the server's link can't be, so the client's is not
+    if session.authenticated:
+        return _answer(session, exchange, say.TLS_AFTER_AUTH)  # the server goes on as it is and can't forget that
+    exchange.action = "answer"
+    exchange.conclude = lambda head: _begin(session, Securing(Step.CERTIFICATE, exchange), PrepareTLS(Side.CLIENT))
+    session.hold(exchange)
+    session.push(exchange)
+    return True
+
+
+def _answer(session: "Session", exchange: Exchange, reply: OwnReply) -> bool:
+    exchange.action = "answer"
+    exchange.told = reply
+    session.hold(exchange)
+    session.push(exchange)
+    return True
+
 
 def begin(session: "Session", exchange: Exchange, reply: Reply) -> None:
     """The server said 220 to a TLS command: not told yet, its handshake comes first."""
-    session.securing = exchange, reply
-    session.effects.append(StartTLS(Side.SERVER))
+    if session.posture.client is not ClientTLS.PASSTHROUGH:
+        _begin(session, Securing(Step.SERVER, exchange, reply), StartTLS(Side.SERVER))
+    elif not _injected(session):
+        exchange.got = reply
+        session.settle()
+
+
+def told(session: "Session", exchange: Exchange) -> None:
+    """220 was told to the client: its octets are TLS from here on."""
+    if session.posture.client is not ClientTLS.PASSTHROUGH:
+        session.hold(exchange)  # until its handshake is done
+    else:
+        session.note(Kind.TLS, passthrough=True)
+        closing.end_inspection(session, exchange)
+
+
+# ------------------------------------------------------------------------------------------------ what the driver says
+
+
+def _begin(session: "Session", securing: Securing, effect: PrepareTLS | StartTLS) -> None:
+    session.securing = securing
+    session.progress += 1  # a handshake has its own time
+    session.effects.append(effect)
+
+
+def ready(session: "Session") -> None:
+    """A certificate for the client is there: the 220 is told, if a command asked for it, and the handshake begins."""
+    securing = session.securing
+    if session.closed or securing is None or securing.step is not Step.CERTIFICATE:
+        return
+    if _injected(session):
+        return
+    exchange = securing.exchange
+    session.securing = Securing(Step.CLIENT, exchange)
+    if exchange is not None:
+        if securing.reply is not None:
+            exchange.got = securing.reply
+        else:
+            exchange.told = say.TLS_GO_AHEAD
+        session.settle()
+    if not session.closed:  # a rule may hang up on a 220
+        _begin(session, session.securing, StartTLS(Side.CLIENT))
 
 
 def done(session: "Session", side: Side, info: TLSInfo) -> None:
-    """A handshake succeeded: the client's comes next, or all that was known is forgotten (RFC 3207 §4.2)."""
-    if session.closed or session.securing is None or _injected(session):
+    """A handshake succeeded."""
+    securing = session.securing
+    step = Step.SERVER if side is Side.SERVER else Step.CLIENT
+    if session.closed or securing is None or securing.step is not step:
         return
-    exchange, reply = session.securing
-    if side is Side.SERVER:
-        session.server.tls = info
+    exchange, reply = securing.exchange, securing.reply
+    if side is Side.CLIENT:
+        session.securing = None
+        session.client.tls = info
+        _client_done(session, exchange)
+        closing.read_on(session)
+        return
+    session.server.tls = info
+    if exchange is None:  # implicit: the greeting comes next
+        session.securing = None
+        _note(session)
+    elif exchange.asked is None:  # our own STARTTLS
+        session.securing = None
+        session.server.forget()
         exchange.got = reply
         session.settle()
-        session.effects.append(StartTLS(Side.CLIENT))
+        closing.read_on(session)
+    elif not _injected(session):
+        _begin(session, Securing(Step.CERTIFICATE, exchange, reply), PrepareTLS(Side.CLIENT))
+
+
+def _client_done(session: "Session", exchange: Exchange | None) -> None:
+    _note(session)
+    if _injected(session):
         return
-    session.client.tls = info
-    session.securing = None
+    if exchange is None:  # implicit: now the greeting
+        _greeting(session).kept = False
+        session.settle()
+        return
+    alone = exchange.got is None  # the server's link is as it was: it must be made to forget
+    session.gate = HELLO_FIRST if alone else None
+    if alone and (session.begun is not None or session.transaction is not None):
+        reset = Exchange(RSET.verb, None, session.clock())
+        reset.sent = RSET
+        session.send_own(reset, RSET.wire, hold=False)
     session.client.forget()
     session.server.forget()
     session.transaction = None
+    if isinstance(session.incoming, Chunks):  # octets held back here, which came in clear
+        session.incoming.discard()
+    session.incoming = None
+    session.authenticated = False
     session.phase = Phase.GREETED
-    server = session.server.tls
-    session.note(Kind.TLS, client=info._asdict(), server=server._asdict() if server is not None else None)
     session.hold(None)
-    session.reading.read()
+    if session.draining:
+        closing.drain(session)
 
 
-def failed(session: "Session", side: Side, why: str) -> None:
-    """A handshake failed: 454 to the client while that can still be told, else both links are cut."""
-    if session.closed or session.securing is None:
+def failed(session: "Session", why: str, result: str = "") -> None:
+    """A handshake failed, or there is no certificate for the client: 454 while that can still be told in clear."""
+    securing = session.securing
+    if session.closed or securing is None:
         return
-    exchange, _ = session.securing
     session.securing = None
-    session.note(Kind.NOTE, anomaly="tls-failed", side=side.value, why=why)
-    if side is Side.CLIENT:
+    side = securing.side
+    own = securing.exchange is None or securing.exchange.asked is None
+    if own and side is Side.SERVER:
+        _refuse(session, why, result)
+        return
+    _note_failure(session, side, why, result)
+    exchange = securing.exchange
+    if securing.step is Step.CLIENT or exchange is None:
         closing.close_both(session, abort=True)
         return
-    closing.abort_server(session)
     exchange.told = say.TLS_NOT_AVAILABLE
-    exchange.lost = True
+    if exchange.sent is not None:  # the server is, or was to be, under TLS: it can't go on in clear
+        closing.abort_server(session)
+        exchange.lost = True
     session.settle()
-    session.reading.read()
+    closing.read_on(session)
+
+
+def _note(session: "Session") -> None:
+    """Both legs, as they are now."""
+    session.note(Kind.TLS, client=shown(session.client.tls), server=shown(session.server.tls))
+
+
+def _note_failure(session: "Session", side: Side, why: str, result: str) -> None:
+    detail = {"result": result} if result else {}
+    session.note(Kind.NOTE, None, anomaly="tls-failed", side=side.value, why=why, **detail)
+
+
+def shown(info: TLSInfo | None) -> dict[str, Any] | None:
+    """What is put on record of an encrypted link: what there is to say; of a certificate always whether it verified."""
+    if info is None:
+        return None
+    facts = {name: value for name, value in info._asdict().items() if value or name == "resumed"}
+    if info.certificate:
+        facts["verified"] = info.verified
+        facts["certificate"] = {name: value for name, value in info.certificate if value}
+    return facts
 
 
 def _injected(session: "Session") -> bool:
     """Octets came in clear behind STARTTLS."""
     if not session.reading.left:
         return False
+    session.securing = None
     closing.abort_server(session)
     session.client_violated("octets-behind-starttls", f"{session.reading.left} octets")
     return True
+
+
+def cut_short(session: "Session", side: Side) -> bool:
+    """A link under TLS ended without close_notify. Between transactions that is a habit of many; within one, and while
+    a reply is owed, somebody may have cut it: True, and it is taken for a broken link (RFC 8446 §6.1)."""
+    quiet = session.begun is None and session.transaction is None and not session.ledger.exchanges
+    if session.closed or session.said_goodbye or (quiet and not session.receiving):
+        return False
+    session.note(Kind.NOTE, anomaly="tls-truncated", side=side.value)
+    return True
+
+
+def spoke_too_soon(count: int) -> ProtocolError:
+    """Octets of the server behind its 220, or within a handshake."""
+    return ProtocolError(Side.SERVER, "octets-behind-220", f"{count} octets")

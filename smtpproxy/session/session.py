@@ -26,6 +26,7 @@ from smtpproxy.session.content import Incoming
 from smtpproxy.session.effects import Effect
 from smtpproxy.session.ledger import Exchange, Ledger
 from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
+from smtpproxy.session.postures import MIRROR, ClientTLS, Posture
 from smtpproxy.session.reading import Reading
 from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.state import Peer, Phase, TLSInfo, Transaction, next_phase
@@ -56,6 +57,7 @@ class Session:
         server: Peer | None = None,
         newlines: str = "normalise",
         spool: Callable[[], Any] | None = None,
+        posture: Posture = MIRROR,
     ) -> None:
         self.judge = judge
         self.clock = clock
@@ -63,6 +65,7 @@ class Session:
         self.patience_table = patience
         self.newlines = newlines
         self.spool = spool
+        self.posture = posture
         self._record = record
         self._notes: list[AuditRecord] | None = None  # noted while an exchange is concluded
         self.command_rules = judge.commands
@@ -91,11 +94,13 @@ class Session:
         self.begun: Transaction | None = None  # accepted by the server, not ended yet
         self.committed: Transaction | None = None  # the last one: what the client may not have heard of
         self.mechanism = b""  # of the AUTH under way
+        self.authenticated = False
+        self.gate = securing.gate(posture)  # what has to wait, for TLS or for a hello
         self._goodbye = False
         self._swallowed = 0  # octets read and thrown away
         self.farewell: Exchange | None = None  # told behind the next exchange, then both links close
         self._reader = ReplyReader(limits.reply_line, limits.reply_lines)
-        self.securing: tuple[Exchange, Reply] | None = None  # a TLS command and the server's 220 to it
+        self.securing: securing.Securing | None = None  # TLS that is being begun
         self.incoming: Incoming | Chunks | Swallowed | None = None
         self.reading = Reading(self)
         greeting = Exchange(GREETING, GREETING, clock())
@@ -115,6 +120,7 @@ class Session:
             closing.client_ended(self)
             return
         if self.opaque:
+            self.progress += 1
             self.to_server += data
             return
         if self.deaf:
@@ -132,10 +138,11 @@ class Session:
             self.reading.read()
             return
         if self.opaque:
+            self.progress += 1
             self.to_client += data
             return
         if self.securing is not None:
-            closing.server_violated(self, ProtocolError(Side.SERVER, "octets-behind-220", f"{len(data)} octets"))
+            closing.server_violated(self, securing.spoke_too_soon(len(data)))
             return
         replies, broken = self._reader.feed_until_broken(data)
         last = len(replies) - 1
@@ -151,24 +158,30 @@ class Session:
                     raise broken
         except ProtocolError as error:
             closing.server_violated(self, error)
-        self.reading.read()
-        if self.reading.ended and not self.closed:
-            closing.client_ended(self)
+        closing.read_on(self)
 
     def _server_silenced(self) -> bool:
         """Nothing the server says counts any more."""
         return self.closed or self.server_gone or not self.inspected
 
+    def connected(self) -> None:
+        """The server's link is open."""
+        securing.connected(self)
+
+    def tls_ready(self) -> None:
+        """The certificate a `PrepareTLS` effect asked for is there."""
+        securing.ready(self)
+
     def tls_done(self, side: Side, info: TLSInfo) -> None:
         """The handshake a `StartTLS` effect asked for has succeeded."""
         securing.done(self, side, info)
 
-    def tls_failed(self, side: Side, why: str) -> None:
-        """The handshake failed."""
-        securing.failed(self, side, why)
+    def tls_failed(self, why: str, result: str = "") -> None:
+        """What a `PrepareTLS` or `StartTLS` effect asked for has failed; `result` is a result type of RFC 8460 §4.3."""
+        securing.failed(self, why, result)
 
     def client_lost(self) -> None:
-        """The client's link broke: nothing more can be read from it or told."""
+        """The client's link broke: nothing can be read or told any more."""
         closing.client_lost(self)
 
     def connect_failed(self, why: str) -> None:
@@ -193,7 +206,7 @@ class Session:
 
     def early_talk(self) -> None:
         """The client talked before the greeting (seen by the driver; the octets wait)."""
-        if self.phase is Phase.CONNECTED and self.ledger.head is not None:
+        if self.phase is Phase.CONNECTED and self.ledger.head is not None and not self.mute:
             self.ledger.head.anomalies += ("early-talk",)
 
     def drained(self) -> None:
@@ -206,7 +219,7 @@ class Session:
         if self.closed:
             return False
         if side is Side.SERVER:
-            return not self.server_gone and len(self.to_client) <= self.limits.unsent
+            return not self.server_gone and self.securing is None and len(self.to_client) <= self.limits.unsent
         return (
             self.holder is None
             and not self.deaf
@@ -218,18 +231,7 @@ class Session:
 
     def patience(self) -> tuple[Side, float]:
         """Who is being waited for, and how many seconds at most without progress."""
-        table = self.patience_table
-        awaited = self.ledger.awaited
-        if self.receiving and not self.holding:
-            return Side.CLIENT, table.content
-        if awaited is None:
-            return Side.CLIENT, table.client
-        name = awaited.verb.name
-        if name == "GREETING":
-            return Side.SERVER, table.greeting
-        if name == "DATA":
-            return Side.SERVER, table.data
-        return Side.SERVER, table.end if name == "END" or outcomes.bdat_last(awaited) else table.command
+        return closing.awaited(self)
 
     @property
     def holding(self) -> bool:
@@ -243,8 +245,13 @@ class Session:
 
     @property
     def tellable(self) -> bool:
-        """The client is where a reply can be read: not within a TLS handshake."""
-        return self.securing is None and not self.client_gone
+        """The client is where a reply can be read: not within a TLS handshake, nor before it where it is implicit."""
+        return not (self.client_gone or self.mute or self.opaque or securing.within(self))
+
+    @property
+    def mute(self) -> bool:
+        """Nothing may be told yet: the client's link is to be encrypted from its first octet."""
+        return self.posture.client is ClientTLS.IMPLICIT and self.client.tls is None
 
     @property
     def receiving(self) -> bool:
@@ -274,7 +281,7 @@ class Session:
                     conclude(head)
                 if head.told is None and not (head.lost and head.asked is None):
                     return
-            elif head.got is None:
+            elif head.got is None or head.kept:
                 return
             exchanges.popleft()
             self._conclude(head)
@@ -295,8 +302,8 @@ class Session:
                     told = outcomes.judged_reply(self, rule, exchange)
             elif type(told) is OwnReply:
                 told = self.form(told)
-            exchange.told = told
-            if not self.client_gone:
+            exchange.told = None if self.mute else told
+            if not self.client_gone and not self.mute:
                 self.to_client += told.raw
             if verb.name == "QUIT" and told.code == 221:
                 self._goodbye = True
@@ -309,7 +316,7 @@ class Session:
             changed(self, exchange)
             self._notes = None
         if told is not None:
-            name = "BDAT LAST" if outcomes.bdat_last(exchange) else verb.name
+            name = "BDAT LAST" if exchange.last_chunk else verb.name
             self.phase, ordered = next_phase(self.phase, name, told.code)
             if not ordered:
                 exchange.anomalies += ("out-of-order",)
@@ -340,11 +347,9 @@ class Session:
         elif framing is Framing.CONTENT or framing is Framing.SASL or framing is Framing.COUNTED:
             self.reading.frame(framing, exchange)
         elif framing is Framing.TLS:
-            self.holder = exchange  # until the client's own handshake is done
+            securing.told(self, exchange)
         elif framing is Framing.OPAQUE:
-            self.opaque = True
-            self.inspected = False
-            self.note(Kind.NOTE, anomaly="inspection-ended", verb=exchange.verb.name, rule=exchange.rule)
+            closing.end_inspection(self, exchange)
         else:
             closing.close_both(self)
 
@@ -357,7 +362,7 @@ class Session:
             ProtocolError: it makes no sense where it arrived (I9).
         """
         if reply.code < 100:
-            self.to_client += reply.raw
+            self.to_client += b"" if self.mute else reply.raw
             awaited = self.ledger.awaited
             if awaited is not None:
                 awaited.noise += reply.raw
@@ -372,10 +377,13 @@ class Session:
             exchange.anomalies += reply.odd
         if reply.code not in REPLY_CODES:
             exchange.anomalies += ("unknown-reply-code",)
-        if verb.then.get(reply.code) is Framing.TLS and exchange.asked is not None:
+        if verb.then.get(reply.code) is Framing.TLS:
             if more:
-                raise ProtocolError(Side.SERVER, "octets-behind-220", verb.name)
+                raise securing.spoke_too_soon(1)
             securing.begin(self, exchange, reply)
+            return
+        if verb is GREETING:
+            securing.greeted(self, exchange, reply)
             return
         exchange.due += outcomes.further_replies(self, exchange, reply)
         exchange.due -= 1

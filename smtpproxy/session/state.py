@@ -8,7 +8,7 @@ leaves the phase as it was.
 
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.errors import Side
@@ -22,8 +22,18 @@ class TLSInfo(NamedTuple):
     version: str
     cipher: str
     sni: str = ""
-    verified: bool = False
-    names: tuple[str, ...] = ()
+    alpn: str = ""
+    resumed: bool = False
+    seconds: float = 0.0  # the handshake took
+    verified: bool = False  # the peer is known to be who it should be
+    result: str = ""  # why it is not: a result type of RFC 8460 §4.3
+    why: str = ""  # and in words
+    certificate: tuple[tuple[str, Any], ...] = ()  # the peer's: subject, issuer, names, sha256, not_before, not_after
+    shown: str = ""  # the one it was shown: "given", "minted" (by the CA) or "self-signed"
+    shown_sha256: str = ""  # its fingerprint, hex
+    ja4: str = ""  # of its ClientHello
+    broken: tuple[str, ...] = ()  # promises of others that this interception breaks: "dane", "mta-sts", "requiretls"
+    keylog: bool = False  # its keys were written to a file
 
 
 class Peer:

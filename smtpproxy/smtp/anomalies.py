@@ -83,6 +83,8 @@ NOTED: Final = MappingProxyType(
         "server-lost": "The server's link ended while a reply was owed or content was on its way.",
         "client-lost": "The client's link ended in the middle of content or a chunk.",
         "unacknowledged": "The server accepted the mail; the client was gone before it could be told.",
+        "tls-truncated": "A link under TLS ended without close_notify where something was under way; taken for broken.",
+        "requiretls-intercepted": "REQUIRETLS was asked for through a certificate of ours: TLS is opened here.",
         "tls-failed": "A TLS handshake failed; nothing was said in clear text in its place.",
         "shutting-down": "The proxy is being stopped; the client was told 421.",
         "internal-error": "A fault of smtpproxy itself ended the session; the log has the traceback.",

@@ -74,6 +74,10 @@ class Capabilities:
             )
         return Capabilities(self.greeting, offers)
 
+    def with_line(self, line: bytes) -> "Capabilities":
+        """The list with one more offer, a keyword without parameters, at its end."""
+        return Capabilities(self.greeting, (*self.offers, Offer(line, (), False, line)))
+
     def to_reply(self) -> Reply:
         """The 250 that offers exactly this; the greeting line alone if the list is empty."""
         return multiline(250, [self.greeting, *(offer.line for offer in self.offers)])

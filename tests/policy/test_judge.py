@@ -11,6 +11,7 @@ from smtpproxy.policy.judge import TREATMENT_OF, Judge, default_judge, extension
 from smtpproxy.policy.rules import ExtensionRule, Treatment
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.limits import LIMITS, Limits
+from smtpproxy.session.postures import MIRROR, ClientTLS, Posture, ServerTLS
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo, Transaction
 from smtpproxy.session.verdicts import PASS, Action, Depth, Verdict
@@ -25,7 +26,7 @@ from smtpproxy.smtp.values import Path
 from tests.play import play
 from tests.session.judges import ENVELOPE, GREETING, NOOP, QUIT, allow, anomalies, deny, exchanges, hello, limit_size
 
-INFO = TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+INFO = TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384", verified=True)
 in_clear_and_under_tls = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 NAMES = [name for name in FEATURE_NAMES if (found := feature(name)) and (found.keywords or found.verbs)]
 
@@ -33,9 +34,9 @@ MAIL = "MAIL FROM:<a@x.example>"
 
 
 def session(judge: Judge, *, tls: bool = False, limits: Limits = LIMITS) -> Session:
-    """A session that nobody talks in, its client's link encrypted or not."""
+    """A session that nobody talks in, both links encrypted and the server verified, or neither."""
     made = Session(judge=judge, record=lambda record: None, clock=lambda: 0.0, limits=limits)
-    made.client.tls = INFO if tls else None
+    made.client.tls = made.server.tls = INFO if tls else None
     return made
 
 
@@ -87,7 +88,6 @@ def tls_only(name: str) -> ExtensionRule:
 
 def test_every_default_has_a_treatment() -> None:
     assert set(TREATMENT_OF) == set(Default)
-    assert TREATMENT_OF[Default.TERMINATE] is Treatment.DENY  # as long as TLS can't be ended here
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.name)
@@ -103,13 +103,13 @@ def test_a_verb_is_treated_as_its_row_says(verb: Verb) -> None:
 
 @pytest.mark.parametrize("keyword", EXTENSIONS)
 def test_a_keyword_is_treated_as_its_row_says(keyword: bytes) -> None:
-    """Offered with all it needs: told, taken out, or told on an encrypted link."""
+    """Offered with all it needs: told, taken out, or told on an encrypted link; what begins TLS, in clear alone."""
     row = EXTENSIONS[keyword]
     line = f"{row.keyword} 100"
     treatment = TREATMENT_OF[row.default]
     in_clear, encrypted = (line in told(default_judge(), line, *row.needs, tls=tls) for tls in (False, True))
-    assert in_clear is (treatment in (Treatment.ALLOW, Treatment.LIMIT))
-    assert encrypted is (treatment is not Treatment.DENY)
+    assert in_clear is (treatment in (Treatment.ALLOW, Treatment.LIMIT) and row.default is not Default.VERIFIED)
+    assert encrypted is (treatment is not Treatment.DENY and row.default is not Default.TERMINATE)
 
 
 def test_what_opens_a_tunnel_is_denied_by_default() -> None:
@@ -147,7 +147,7 @@ def test_what_is_compiled_does_not_change() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_allowed_is_allowed_everywhere(name: str) -> None:
-    """In clear too; only what begins TLS is not offered inside of TLS."""
+    """In clear too; only what begins TLS is not offered inside of TLS, and what promises it not in clear."""
     about = feature(name)
     assert about is not None
     needs = [need for keyword in about.keywords for need in EXTENSIONS[keyword].needs]
@@ -157,8 +157,9 @@ def test_allowed_is_allowed_everywhere(name: str) -> None:
         assert judge.owner(verb) == f"allow-{name}".lower()
     for keyword in about.keywords:
         line = keyword.decode()
-        assert line in told(judge, line, *needs)
-        assert (line in told(judge, line, *needs, tls=True)) is (EXTENSIONS[keyword].framing is not FramingClass.TLS)
+        row = EXTENSIONS[keyword]
+        assert (line in told(judge, line, *needs)) is (row.default is not Default.VERIFIED)
+        assert (line in told(judge, line, *needs, tls=True)) is (row.framing is not FramingClass.TLS)
 
 
 @in_clear_and_under_tls
@@ -283,8 +284,77 @@ def test_tls_is_not_offered_twice(name: str) -> None:
     """RFC 3207 §4.2: not inside of TLS, even if it is allowed."""
     assert told(allow(name), name, "DSN") == [name, "DSN"]
     assert told(allow(name), name, "DSN", tls=True) == ["DSN"]
-    assert told(default_judge(), name) == told(default_judge(), name, tls=True) == []
-    assert answer(default_judge(), name).value == own("454 4.7.0 TLS not available")
+    assert (told(default_judge(), name), told(default_judge(), name, tls=True)) == ([name], [])
+    assert answer(deny(name), name).value == own("454 4.7.0 TLS not available")
+
+
+def linked(judge: Judge, posture: Posture, client: bool, server: bool, verified: bool = False) -> Session:
+    """A session under a posture, with these links encrypted."""
+    made = Session(judge=judge, record=lambda record: None, clock=lambda: 0.0, posture=posture)
+    made.client.tls = INFO if client else None
+    made.server.tls = INFO._replace(verified=verified) if server else None
+    return made
+
+
+def told_in(made: Session, *offered: str) -> list[str]:
+    """What is left of a list in this session."""
+    got = multiline(250, [b"mx", *(line.encode() for line in offered)])
+    verdict = made.judge.replies["EHLO"](got, Exchange(VERBS[b"EHLO"], None, 0.0), made)
+    return [line.decode() for line in (got if verdict == PASS else verdict.value).lines[1:]]
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "verified", "there"),
+    [
+        (False, False, False, False),
+        (True, False, False, False),
+        (False, True, True, False),
+        (True, True, False, False),
+        (True, True, True, True),
+    ],
+)
+def test_requiretls_is_told_where_all_is_verified(client: bool, server: bool, verified: bool, there: bool) -> None:
+    """RFC 8689 §2; and no rule can do without."""
+    for judge in (default_judge(), allow("REQUIRETLS")):
+        assert ("REQUIRETLS" in told_in(linked(judge, MIRROR, client, server, verified), "REQUIRETLS")) is there
+    assert "REQUIRETLS" not in told_in(linked(deny("REQUIRETLS"), MIRROR, client, server, verified), "REQUIRETLS")
+
+
+@pytest.mark.parametrize("never", [False, True])
+@pytest.mark.parametrize(("client", "server"), [(False, False), (True, False), (False, True), (True, True)])
+def test_auth_is_told_where_no_password_goes_in_clear(client: bool, server: bool, never: bool) -> None:
+    """Both links, or the client's alone where the server's is never to be."""
+    posture = Posture(ClientTLS.OFFER, ServerTLS.NEVER if never else ServerTLS.MIRROR)
+    made = linked(default_judge(), posture, client, server)
+    may = client and (server or never)
+    assert ("AUTH PLAIN" in told_in(made, "AUTH PLAIN", "DSN")) is may
+    command = parse_command(b"AUTH PLAIN AGEAYg==\r\n")
+    assert isinstance(command, Command)
+    assert (default_judge().commands["AUTH"](command, made) == PASS) is may
+
+
+def test_starttls_is_added_where_the_posture_offers_it() -> None:
+    """At the end, once, by the name of the posture; not where a rule denies it, nor to a HELO."""
+    offering = Posture(ClientTLS.OFFER, ServerTLS.MIRROR)
+    judge = default_judge()
+    assert told_in(linked(judge, offering, False, False), "DSN") == ["DSN", "STARTTLS"]
+    assert told_in(linked(judge, offering, False, False)) == ["STARTTLS"]
+    assert told_in(linked(judge, offering, False, False), "starttls", "DSN") == ["starttls", "DSN"]
+    assert told_in(linked(judge, offering, True, False), "STARTTLS", "DSN") == ["DSN"]
+    for none in (deny("STARTTLS"), Judge([tls_only("STARTTLS")])):
+        assert told_in(linked(none, offering, False, False), "STARTTLS", "DSN") == ["DSN"]
+    made = linked(judge, offering, False, False)
+    verdict = judge.replies["EHLO"](multiline(250, [b"mx", b"DSN"]), Exchange(VERBS[b"EHLO"], None, 0.0), made)
+    assert (verdict.rule, verdict.anomalies) == ("posture", ())
+    assert judge.replies["HELO"](multiline(250, [b"mx"]), Exchange(VERBS[b"HELO"], None, 0.0), made) == PASS
+
+
+def test_one_judge_keeps_postures_apart() -> None:
+    """What is remembered for a listener that offers TLS is not told at one that refuses it."""
+    judge = Judge()
+    for _ in range(2):
+        for client, left in ((ClientTLS.OFFER, ["DSN", "STARTTLS"]), (ClientTLS.REFUSE, ["DSN"])):
+            assert told_in(linked(judge, Posture(client, ServerTLS.MIRROR), False, False), "DSN") == left
 
 
 @pytest.mark.parametrize("name", ["STARTTLS", "X-ANONYMOUSTLS"])
@@ -298,7 +368,7 @@ OFFER = (
     "PIPELINING", "SIZE 10000000", "STARTTLS", "AUTH PLAIN LOGIN", "AUTH=PLAIN LOGIN", "8BITMIME", "BINARYMIME",
     "CHUNKING", "XUNHEARDOF a b", "X_ODD", "ENHANCEDSTATUSCODES", "SMTPUTF8", "XCLIENT NAME ADDR", "DSN",
 )  # fmt: skip
-LEFT = ["PIPELINING", "SIZE 10000000", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "SMTPUTF8", "DSN"]
+LEFT = ["PIPELINING", "SIZE 10000000", "STARTTLS", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "SMTPUTF8", "DSN"]
 
 
 def test_what_is_allowed_stays_as_it_came_and_in_order() -> None:

@@ -174,6 +174,11 @@ def anomalies(records: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def effects(session: Session) -> list[str]:
+    """By name. (Compared as they are, a Close and an Abort of one side are equal: both are tuples of a side.)"""
+    return [f"{type(effect).__name__} {effect.side.value}" for effect in session.effects]
+
+
 def exchanges(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of exchanges alone."""
     return [record for record in records if record["kind"] == "exchange"]

@@ -70,8 +70,9 @@ def test_passed_under_tls() -> None:
 
 
 def under_tls(record: Any = lambda record: None, judge: Any = None, offer: bytes = b"AUTH PLAIN LOGIN") -> Session:
-    """A session over TLS in which AUTH was offered."""
-    session = Session(judge=judge or allow(), record=record, clock=lambda: 0.0, client=secure(Side.CLIENT))
+    """A session over TLS, on both links, in which AUTH was offered."""
+    client, server = secure(Side.CLIENT), secure(Side.SERVER)
+    session = Session(judge=judge or allow(), record=record, clock=lambda: 0.0, client=client, server=server)
     session.server_sent(b"220 mx\r\n")
     session.client_sent(b"EHLO me\r\n")
     session.server_sent(b"250-mx\r\n250 " + offer + b"\r\n")
@@ -90,6 +91,9 @@ def test_passed_after_starttls() -> None:
         -> start-tls server
 
         !! tls-done server
+        -> prepare-tls client
+
+        !! tls-ready
         >C 220 go
         -> start-tls client
 

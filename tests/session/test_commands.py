@@ -396,7 +396,7 @@ def test_unknown_parameters(line: str) -> None:
 @pytest.mark.parametrize(
     "parameter",
     ["SIZE=1", "BODY=8BITMIME", "BODY=BINARYMIME", "SMTPUTF8", "RET=HDRS", "ENVID=x", "BY=100;R", "AUTH=<>",
-    "REQUIRETLS", "PRDR", "MT-PRIORITY=3",
+    "PRDR", "MT-PRIORITY=3",
      "HOLDFOR=1", "TRANSID=<a@b>", "CONPERM", "MTRK=abcd", "SUBMITTER=x", "SOLICIT=x.y", "XVERP", "XVERP=+=", "XOORG=x",
      "XMSGID=1"],
 )  # fmt: skip
@@ -405,6 +405,13 @@ def test_parameters_nobody_offered(parameter: str) -> None:
     for before in (hello("ENHANCEDSTATUSCODES"), hello(verb="HELO")):
         told = "555 5.5.4 Parameter not offered here" if "EHLO" in before else "555 Parameter not offered here"
         records = refused(f"MAIL FROM:<a@x.example> {parameter}", told, before)
+        assert "parameter-not-offered" in anomalies(records)
+
+
+def test_requiretls_that_nobody_offered() -> None:
+    """B50: 550 5.7.30 (RFC 8689 §4.1): the promise can't be kept here."""
+    for before, told in ((hello("ENHANCEDSTATUSCODES"), "550 5.7.30"), (hello(verb="HELO"), "550")):
+        records = refused("MAIL FROM:<a@x.example> REQUIRETLS", f"{told} REQUIRETLS support required", before)
         assert "parameter-not-offered" in anomalies(records)
 
 

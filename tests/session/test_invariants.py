@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from smtpproxy.audit.lines import render
-from smtpproxy.session.effects import Abort, Close, StartTLS
+from smtpproxy.session.effects import Abort, Close, PrepareTLS, StartTLS
 from smtpproxy.session.limits import Limits
+from smtpproxy.session.postures import MIRROR, ClientTLS, Posture, ServerTLS
 from smtpproxy.session.reading import AROUND
 from smtpproxy.session.records import AuditRecord
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo
 from smtpproxy.session.verdicts import Depth, PassAll
 from smtpproxy.smtp.errors import Side
-from tests.session.judges import OPEN, PASSED_BY_RULE, Looks, Says, allow, answers, deny
+from tests.session.judges import OPEN, PASSED_BY_RULE, Looks, Says, allow, answers, deny, effects
 from tests.session.strict_server import StrictServer
 
 REPLY = re.compile(rb"(?:([0-9]{3})-[^\r\n]*\r\n(?:\1-[^\r\n]*\r\n)*\1(?: [^\r\n]*)?\r\n|[0-9]{3}(?: [^\r\n]*)?\r\n)")
@@ -160,8 +161,8 @@ REPLIES = [
 ]  # fmt: skip
 DRIVER = [
     "drain", "stop", "client lost", "client end", "server end", "silent client", "silent server", "tls server",
-    "tls client", "tls failed server",
-    "tls failed client", "keep alive", "early", "drained", "slow", "unreachable",
+    "tls client", "tls ready", "tls failed", "tls goes well",
+    "keep alive", "early", "drained", "slow", "unreachable",
 ]  # fmt: skip
 JUDGES: dict[str, PassAll | Any] = {
     "open": OPEN,
@@ -206,12 +207,16 @@ def drive(session: Session, word: str) -> None:
         case "tls server":
             session.tls_done(Side.SERVER, INFO)
         case "tls client":
-            if StartTLS(Side.CLIENT) in session.effects:
+            if "StartTLS client" in effects(session):
                 session.tls_done(Side.CLIENT, INFO)
-        case "tls failed server":
-            session.tls_failed(Side.SERVER, "x")
-        case "tls failed client":
-            session.tls_failed(Side.CLIENT, "x")
+        case "tls goes well":
+            session.tls_done(Side.SERVER, INFO)
+            session.tls_ready()
+            session.tls_done(Side.CLIENT, INFO)
+        case "tls failed":
+            session.tls_failed("x")
+        case "tls ready":
+            session.tls_ready()
         case "keep alive":
             session.keep_alive()
         case "early":
@@ -219,19 +224,47 @@ def drive(session: Session, word: str) -> None:
         case "drained":
             session.drained()
         case "unreachable":
-            if session.progress == 0 and not session.server_gone:
+            awaited = session.ledger.awaited  # nobody has been reached as long as that is the greeting
+            if session.progress == 0 and not session.server_gone and awaited is session.ledger.exchanges[-1]:
                 session.connect_failed("x")
 
 
-@given(judge=st.sampled_from(list(JUDGES)), said=st.lists(SAID, max_size=40), cut=st.integers(1, 5000))
+POSTURES = [
+    Posture(client, server, b"proxy.example")
+    for client in ClientTLS
+    for server in ServerTLS
+    if client is not ClientTLS.PASSTHROUGH or server is ServerTLS.MIRROR
+]
+
+
+def in_clear(session: Session) -> None:
+    """Before TLS, where TLS is to be: no octet to the client; to the server our own words alone."""
+    client, server, _ = session.posture
+    if client is ClientTLS.IMPLICIT and session.client.tls is None:
+        assert not session.to_client
+    if session.server.tls is None and not session.server_gone:
+        words = set(bytes(session.to_server).split(b"\r\n"))
+        if server is ServerTLS.IMPLICIT and StartTLS in map(type, session.effects):
+            assert words == {b""}
+        if server is ServerTLS.REQUIRE or (server is ServerTLS.MIRROR and client is ClientTLS.IMPLICIT):
+            assert words <= {b"EHLO proxy.example", b"STARTTLS", b""}
+
+
+@given(
+    judge=st.sampled_from(list(JUDGES)),
+    posture=st.one_of(st.just(MIRROR), st.sampled_from(POSTURES)),
+    said=st.lists(SAID, max_size=40),
+    cut=st.integers(1, 5000),
+)
 @settings(max_examples=settings().max_examples * 6)
-def test_garbage(judge: str, said: list[tuple[str, bytes | str]], cut: int) -> None:
+def test_garbage(judge: str, posture: Posture, said: list[tuple[str, bytes | str]], cut: int) -> None:
     """Any octets from either side, in any cut, and anything a driver says, at any time: no exception leaves an input
-    method; what the client is told parses as replies; what is kept is bounded."""
+    method; what the client is told parses as replies; what is kept is bounded; nothing in clear where TLS is to be."""
     records: list[AuditRecord] = []
     server = StrictServer((b"PIPELINING", b"CHUNKING", b"AUTH PLAIN", b"STARTTLS", b"XEXCH50", b"PRDR", b"VERB"))
     limits = Limits(endless_line=5000, malformed=50, pipelined=20, reply_lines=20, swallow=4000, header=1000)
-    session = Session(judge=JUDGES[judge], record=records.append, clock=lambda: 0.0, limits=limits)
+    session = Session(judge=JUDGES[judge], record=records.append, clock=lambda: 0.0, limits=limits, posture=posture)
+    session.connected()
     told = b""
     unwanted = 0  # octets of the client given though the session did not want them, as no driver does
     kept = max(limits.command_line, limits.auth_line + AROUND) + 1  # what it keeps of a line without end
@@ -249,6 +282,7 @@ def test_garbage(judge: str, said: list[tuple[str, bytes | str]], cut: int) -> N
                     unwanted += cut
                 feed(octets[at : at + cut])
                 assert session.reading.left <= unwanted + max(kept, cut)
+        in_clear(session)
         told += bytes(session.to_client)
         session.to_client.clear()
         if session.inspected:
@@ -265,7 +299,7 @@ def test_garbage(judge: str, said: list[tuple[str, bytes | str]], cut: int) -> N
 
 def check_ending(session: Session) -> None:
     """A closed session has said so once for each side, and says nothing more."""
-    ends = [effect for effect in session.effects if not isinstance(effect, StartTLS)]
+    ends = [effect for effect in session.effects if not isinstance(effect, PrepareTLS | StartTLS)]
     assert sum(1 for effect in ends if effect.side is Side.CLIENT) == 1
     assert sum(1 for effect in ends if effect.side is Side.SERVER) <= 1
     assert isinstance(ends[-1], Close)
@@ -280,7 +314,9 @@ def check_ending(session: Session) -> None:
     session.timed_out(Side.CLIENT)
     session.timed_out(Side.SERVER)
     session.tls_done(Side.CLIENT, INFO)
-    session.tls_failed(Side.SERVER, "x")
+    session.tls_failed("x")
+    session.tls_ready()
+    session.connected()
     session.keep_alive()
     session.drained()
     assert (bytes(session.to_client), bytes(session.to_server), len(session.effects)) == before
@@ -319,7 +355,7 @@ def conversation(judge: str, octets: bytes, cuts: list[int]) -> tuple[bytes, byt
         for _ in range(1000):
             sent = bytes(session.to_server)
             session.to_server.clear()
-            if Abort(Side.SERVER) not in session.effects:
+            if "Abort server" not in effects(session):
                 to_server += sent
             session.drained()
             replies = server.feed(sent)
@@ -339,6 +375,6 @@ def conversation(judge: str, octets: bytes, cuts: list[int]) -> tuple[bytes, byt
     pump()
     session.client_sent(b"")
     pump()
-    if Abort(Side.SERVER) in session.effects:
+    if "Abort server" in effects(session):
         to_server = b""  # how much went out before a link was cut depends on the cutting
     return to_client, to_server, [repr(effect) for effect in session.effects], records

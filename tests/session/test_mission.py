@@ -113,7 +113,7 @@ NAMES = [
     Name("SOML", line("SOML FROM:<a@x.example>"), refused("SOML FROM:<a@x.example>") + refused("soml from:<>"),
     offers=("SOML",)),
     Name("STARTTLS", "\n    C> STARTTLS\n    >S STARTTLS\n    S> 220 go\n    -> start-tls server\n\n"
-        "    !! tls-done server\n"
+        "    !! tls-done server\n    -> prepare-tls client\n\n    !! tls-ready\n"
          "    >C 220 go\n    -> start-tls client\n\n"
          "    !! tls-done client\n", refused("STARTTLS", "454 TLS not available")
          + refused("starttls", "454 TLS not available"), offers=("STARTTLS",)),

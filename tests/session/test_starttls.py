@@ -1,15 +1,28 @@
 """STARTTLS (architecture §8, attacks.md B01–B18, B37–B46; S5, I5): server first, and no octet of either side crosses
-the boundary. The shipped rules can't end TLS yet: they take the keyword out and answer 454."""
+the boundary. What other postures than "as the server" do is in test_postures.py."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from smtpproxy.session.securing import cut_short, shown
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo
 from smtpproxy.smtp.errors import Side
 from tests.play import play
-from tests.session.judges import BROKEN_PLAIN, ENVELOPE, GREETING, OPEN, allow, anomalies, exchanges, hello
+from tests.session.judges import (
+    BROKEN_PLAIN,
+    ENVELOPE,
+    GREETING,
+    OPEN,
+    again,
+    allow,
+    anomalies,
+    deny,
+    exchanges,
+    hello,
+)
 
 OFFER = {"STARTTLS": hello("STARTTLS"), "X-ANONYMOUSTLS": hello("X-ANONYMOUSTLS")}
 INFO = TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384")
@@ -21,6 +34,9 @@ GO = """
 """
 DONE = """
     !! tls-done server
+    -> prepare-tls client
+
+    !! tls-ready
     >C 220 go
     -> start-tls client
 
@@ -189,9 +205,8 @@ def test_octets_of_the_client_behind_starttls(verb: str, tail: str) -> None:
 @pytest.mark.parametrize("tail", [b"E", b"EHLO x\r\n", b"\x16\x03\x01"])
 def test_octets_of_the_client_in_a_second_segment(tail: bytes) -> None:
     """B16–B18: before 220 was told; between the two handshakes the client is not read at all."""
-    for when in range(3):
+    for when in range(4):
         session = ready()
-        said = b""
         if when == 0:
             session.client_sent(tail)
         session.server_sent(b"220 go\r\n")
@@ -200,14 +215,17 @@ def test_octets_of_the_client_in_a_second_segment(tail: bytes) -> None:
             session.client_sent(tail)
         session.to_server.clear()
         session.tls_done(Side.SERVER, INFO)
-        if when < 2:
+        assert not session.wants(Side.CLIENT)
+        assert not session.to_client
+        if when == 2:
+            session.client_sent(tail)
+        session.tls_ready()
+        if when < 3:
             assert session.closed
-            assert b"220" not in session.to_client
-            assert session.to_server == b""
+            assert session.to_client == session.to_server == b""
             continue
         assert not session.wants(Side.CLIENT)
-        said = bytes(session.to_client)
-        assert said == b"220 go\r\n"
+        assert session.to_client == b"220 go\r\n"
 
 
 def ready(record: Callable[[object], None] = lambda record: None, verb: bytes = b"STARTTLS") -> Session:
@@ -226,23 +244,72 @@ def test_octets_given_between_the_handshakes_never_act() -> None:
     session = ready()
     session.server_sent(b"220 go\r\n")
     session.tls_done(Side.SERVER, INFO)
+    session.tls_ready()
     session.to_server.clear()
     session.client_sent(b"MAIL FROM:<evil@x.example>\r\n")
     session.tls_done(Side.CLIENT, INFO)
     assert b"evil" not in session.to_server
+    assert session.closed
 
 
 def test_no_octet_between_effect_and_done() -> None:
-    """§8: nothing is appended to a side while its handshake is under way."""
+    """§8: nothing is appended to a side while its handshake is under way; nobody is read either."""
     session = ready()
     session.to_server.clear()
+    steps: list[Callable[[], None]] = [
+        partial(session.server_sent, b"220 go\r\n"),
+        partial(session.tls_done, Side.SERVER, INFO),
+        session.tls_ready,
+    ]
+    for step in steps:
+        session.to_client.clear()
+        step()
+        session.keep_alive()
+        session.drain()
+        session.drained()
+        session.early_talk()
+        assert bytes(session.to_client) in (b"", b"220 go\r\n")
+        assert not session.to_server
+        assert not session.wants(Side.CLIENT)
+        assert not session.wants(Side.SERVER)
+
+
+def test_a_handshake_has_its_own_time() -> None:
+    """Whoever is waited for, a minute for a whole handshake; beyond it 454, in clear to a client that is in clear."""
+    for patient in (Side.CLIENT, Side.SERVER):
+        session = ready()
+        session.server_sent(b"220 go\r\n")
+        progress = session.progress
+        assert session.patience() == (Side.SERVER, 60.0)
+        session.tls_done(Side.SERVER, INFO)
+        assert session.patience() == (Side.CLIENT, 60.0)
+        session.tls_ready()
+        assert session.patience() == (Side.CLIENT, 60.0)
+        assert session.progress >= progress + 2
+        late = ready()
+        late.server_sent(b"220 go\r\n")
+        late.timed_out(patient)
+        assert late.to_client == b"454 TLS not available\r\n"
+        assert not late.closed
+        assert late.server_gone
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_session_that_is_too_long_ends_within_a_handshake_too(step: int) -> None:
+    """Its own word is on record, not one about the handshake; told while the client is in clear."""
+    records: list[object] = []
+    session = ready(records.append)
     session.server_sent(b"220 go\r\n")
-    assert not session.to_client
-    assert not session.to_server
-    session.timed_out(Side.CLIENT)
-    assert not session.to_client
-    assert not session.to_server
+    if step > 0:
+        session.tls_done(Side.SERVER, INFO)
+    if step > 1:
+        session.tls_ready()
+        session.to_client.clear()
+    session.timed_out(Side.CLIENT, "session-too-long")
     assert session.closed
+    assert bytes(session.to_client) == (b"421 Session open for too long, closing\r\n" if step < 2 else b"")
+    assert "session-too-long" in str(records)
+    assert "tls-failed" not in str(records)
 
 
 @pytest.mark.parametrize("line", ["STARTTLS now", "STARTTLS STARTTLS", "X-ANONYMOUSTLS 1"])
@@ -307,10 +374,8 @@ def test_octets_of_the_server_behind_220_in_any_cut(tail: bytes, cut: int) -> No
 
 def test_a_220_of_several_lines() -> None:
     """RFC 5321 §4.2.1: still one reply, with nothing behind it."""
-    play(f"{OFFER['STARTTLS']}\n    C> STARTTLS\n    >S STARTTLS\n    S> 220-go\n    S> 220 on\n"
-        f"    -> start-tls server\n\n"
-         "    !! tls-done server\n    >C 220-go\n    >C 220 on\n    -> start-tls client\n\n"
-         "    !! tls-done client\n", rules=OPEN)  # fmt: skip
+    lines = "\n    C> STARTTLS\n    >S STARTTLS\n    S> 220-go\n    S> 220 on\n    -> start-tls server\n"
+    play(OFFER["STARTTLS"] + lines + DONE.replace(">C 220 go", ">C 220-go\n    >C 220 on"), rules=OPEN)
 
 
 # -------------------------------------------------------------------------------------------------------- failures
@@ -320,9 +385,7 @@ def test_a_220_of_several_lines() -> None:
 def test_the_handshake_with_the_server_fails(verb: str) -> None:
     """§8: 454 to the client, the server's link cut, never clear text instead: the rest of the session is an orphan."""
     failed = (
-        OFFER[verb]
-        + GO.format(verb=verb)
-        + "\n    !! tls-failed server\n    >C 454 TLS not available\n    -> abort server\n"
+        OFFER[verb] + GO.format(verb=verb) + "\n    !! tls-failed\n    >C 454 TLS not available\n    -> abort server\n"
     )
     records = play(failed + "\n    C> MAIL FROM:<a@x.example>\n"
                    "    >C 421 The session to the mail server is over, try again later\n"
@@ -335,27 +398,26 @@ def test_the_handshake_with_the_server_fails(verb: str) -> None:
 @both
 def test_the_handshake_with_the_client_fails(verb: str) -> None:
     """220 was told already: nothing can be told any more; both links close."""
-    records = play(OFFER[verb] + GO.format(verb=verb) + "\n    !! tls-done server\n    >C 220 go\n"
-        "    -> start-tls client\n"
-                   "\n    !! tls-failed client\n" + CUT, rules=OPEN)  # fmt: skip
+    script = OFFER[verb] + GO.format(verb=verb) + DONE.replace("!! tls-done client", "!! tls-failed") + CUT.strip("\n")
+    records = play(script, rules=OPEN)
     assert "tls-failed" in anomalies(records)
 
 
 def test_results_nobody_waits_for_are_no_results() -> None:
     """A driver that says tls-done out of turn changes nothing."""
-    play(
-        GREETING + "\n    !! tls-done server\n\n    !! tls-failed server\n\n    !! tls-done client\n" + NOOP, rules=OPEN
-    )
+    play(GREETING + "\n    !! tls-done server\n\n    !! tls-failed\n\n    !! tls-done client\n" + NOOP, rules=OPEN)
 
 
 @pytest.mark.parametrize("how", ["end client", "lost", "end server", "timeout client", "timeout server"])
-@pytest.mark.parametrize("step", ["server", "client"])
+@pytest.mark.parametrize("step", ["server", "certificate", "client"])
 def test_a_link_lost_within_a_handshake(how: str, step: str) -> None:
     """No reply can be read within the client's handshake; and 220 is never told in place of one."""
     session = ready()
     session.server_sent(b"220 go\r\n")
-    if step == "client":
+    if step != "server":
         session.tls_done(Side.SERVER, INFO)
+    if step == "client":
+        session.tls_ready()
     session.to_client.clear()
     match how:
         case "end client":
@@ -371,14 +433,41 @@ def test_a_link_lost_within_a_handshake(how: str, step: str) -> None:
     assert b"220" not in session.to_client
     if step == "client":
         assert session.to_client == b""
+        assert session.closed
+    elif how == "end server":
+        assert session.to_client == b"421 Connection to the mail server lost, try again later\r\n"
+    elif how.startswith("timeout"):
+        assert session.to_client == b"454 TLS not available\r\n"
+
+
+@pytest.mark.parametrize("step", ["server", "certificate"])
+def test_a_client_that_ended_its_side_is_not_waited_for(step: str) -> None:
+    """STARTTLS, then nothing more: 454 answers it, and nobody waits for another command."""
+    session = ready()
+    session.server_sent(b"220 go\r\n")
+    if step == "certificate":
+        session.tls_done(Side.SERVER, INFO)
+    session.client_sent(b"")
+    assert not session.closed
+    session.tls_failed("x")
+    assert session.to_client == b"454 TLS not available\r\n"
+    assert session.closed
 
 
 # ----------------------------------------------------------------------------------------------------- shipped rules
 
 
 @both
-def test_the_shipped_rules_take_it_out_and_answer_454(verb: str) -> None:
-    """Until both links can be encrypted here: stripped, in every EHLO, and 454 to whoever tries."""
+def test_the_shipped_rules_offer_it_where_the_server_does(verb: str) -> None:
+    """Once: inside TLS it is taken out."""
+    records = play(OFFER[verb] + GO.format(verb=verb) + DONE + again(verb, "DSN", told=("DSN",)) + NOOP)
+    assert all(not r.get("rule") for r in exchanges(records) if r["verb"] == verb)
+    play(hello("DSN") + f"\n    C> {verb}\n    >C 502 Command not offered here\n" + NOOP)
+
+
+@both
+def test_a_rule_takes_it_out_and_answers_454(verb: str) -> None:
+    """A rule that denies it: stripped, in every EHLO, and 454 to whoever tries."""
     records = play(
         hello(verb, "SIZE 100", told=("SIZE 100",))
         + f"""
@@ -388,7 +477,8 @@ def test_the_shipped_rules_take_it_out_and_answer_454(verb: str) -> None:
         >C 454 TLS not available
     """
         + NOOP
-        + hello(verb, "SIZE 100", told=("SIZE 100",)).removeprefix(GREETING)
+        + hello(verb, "SIZE 100", told=("SIZE 100",)).removeprefix(GREETING),
+        rules=deny(verb),
     )
     assert all(r["sent"] is None for r in exchanges(records) if r["verb"] == verb)
 
@@ -397,5 +487,57 @@ def test_octets_behind_a_refused_starttls_are_commands() -> None:
     """B01 where STARTTLS is refused here: no boundary, no injection: each line is answered in clear."""
     play(
         hello()
-        + "\n    C> STARTTLS\n    C> NOOP\n    >C 454 TLS not available\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n"
+        + "\n    C> STARTTLS\n    C> NOOP\n    >C 454 TLS not available\n    >S NOOP\n\n    S> 250 n\n    >C 250 n\n",
+        rules=deny("STARTTLS"),
     )
+
+
+# ------------------------------------------------------------------------------------------------- what is on record
+
+
+def test_what_is_on_record_of_each_leg() -> None:
+    """What there is to say; of a certificate always whether it verified, so that nobody takes silence for a yes."""
+    certificate = (("subject", "CN=mx.example"), ("names", ("mx.example",)), ("trouble", ""))
+    for info, facts in (
+        (INFO, {"resumed": False}),
+        (INFO._replace(resumed=True, ja4="t13d"), {"resumed": True, "ja4": "t13d"}),
+        (INFO._replace(certificate=certificate, result="certificate-expired", why="since May"),
+         {"resumed": False, "verified": False, "result": "certificate-expired", "why": "since May",
+          "certificate": {"subject": "CN=mx.example", "names": ("mx.example",)}}),
+        (INFO._replace(certificate=certificate, verified=True),
+         {"resumed": False, "verified": True, "certificate": {"subject": "CN=mx.example", "names": ("mx.example",)}}),
+    ):  # fmt: skip
+        assert shown(info) == {"version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", **facts}
+    assert shown(None) is None
+
+
+# ------------------------------------------------------------------------------------------- a link without its end
+
+BEGUN = [("MAIL FROM:<a@x.example>", "250"), ("RCPT TO:<b@y.example>", "250"), ("DATA", "354")]
+
+
+@pytest.mark.parametrize(
+    ("said", "cut"),
+    [
+        ([], False),
+        (BEGUN[:1], True),
+        ([("NOOP", "")], True),  # a reply is owed
+        ([*BEGUN, ("half a mail", "")], True),
+        ([*BEGUN, (".", "")], True),
+        ([*BEGUN, (".", "250")], False),
+        ([("MAIL FROM:<a@x.example>", "550")], False),
+        ([("QUIT", "221")], False),
+    ],
+)
+def test_a_link_that_ends_without_close_notify(said: list[tuple[str, str]], cut: bool) -> None:
+    """RFC 8446 §6.1: a habit of many between transactions; within one, somebody may have cut it (B52–B55)."""
+    for side in Side:
+        records: list[object] = []
+        session = Session(judge=OPEN, record=records.append, clock=lambda: 0.0)
+        session.server_sent(b"220 mx\r\n")
+        for line, code in said:
+            session.client_sent(line.encode() + b"\r\n")
+            if code:
+                session.server_sent(code.encode() + b" x\r\n")
+        assert cut_short(session, side) is cut
+        assert ("tls-truncated" in str(records)) is cut

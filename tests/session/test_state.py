@@ -104,7 +104,7 @@ def test_the_phases_of_an_ordinary_conversation() -> None:
 
 
 def test_the_phases_of_a_handshake() -> None:
-    """SECURING until the client's own handshake is done."""
+    """SECURING from the told 220 until the client's own handshake is done."""
     session = Session(judge=OPEN, record=lambda record: None, clock=lambda: 0.0)
     session.server_sent(b"220 mx\r\n")
     session.client_sent(b"EHLO me\r\n")
@@ -113,10 +113,12 @@ def test_the_phases_of_a_handshake() -> None:
     session.server_sent(b"220 go\r\n")
     session.tls_done(Side.SERVER, TLSInfo("TLSv1.3", "x"))
     seen = [session.phase]
+    session.tls_ready()
+    seen.append(session.phase)
     quiet = session.tellable
     session.tls_done(Side.CLIENT, TLSInfo("TLSv1.3", "x"))
     seen.append(session.phase)
-    assert seen == [Phase.SECURING, Phase.GREETED]
+    assert seen == [Phase.READY, Phase.SECURING, Phase.GREETED]
     assert (quiet, session.tellable) == (False, True)
 
 

@@ -14,6 +14,7 @@ from tests.session.judges import (
     Says,
     allow,
     anomalies,
+    deny,
     exchanges,
     hello,
 )
@@ -233,8 +234,10 @@ def test_xauth_where_a_rule_allows_it() -> None:
 
 
 def test_x_anonymoustls() -> None:
-    """E60: a second STARTTLS: 454."""
-    play(hello("X-ANONYMOUSTLS", told=()) + "\n    C> X-ANONYMOUSTLS\n    >C 454 TLS not available\n" + NOOP)
+    """E60: a second STARTTLS, by the same rules; 454 where it is denied."""
+    play(hello("X-ANONYMOUSTLS") + "\n    C> X-ANONYMOUSTLS\n    >S X-ANONYMOUSTLS\n    .. open\n")
+    script = hello("X-ANONYMOUSTLS", told=()) + "\n    C> X-ANONYMOUSTLS\n    >C 454 TLS not available\n" + NOOP
+    play(script, rules=deny("X-ANONYMOUSTLS"))
 
 
 @pytest.mark.parametrize("last", ["", " LAST"])

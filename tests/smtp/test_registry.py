@@ -75,7 +75,7 @@ NAMES = """
     HOLDUNTIL        m    -          -     deny
     MT-PRIORITY      km   line       -     deny
     RRVS             kr   line       -     allow
-    REQUIRETLS       km   line       -     deny
+    REQUIRETLS       km   line       -     allow-if-verified
     LIMITS           k    line       -     limit
     PRDR             km   n-replies  -     deny
     PIPECONNECT      k    line       -     deny

@@ -287,9 +287,9 @@ STANDARD: tuple[Extension, ...] = (
         kind=Kind.EXTENSION,
         syntax="",
         reference="RFC 8689",
-        default=Default.DENY,
-        why="It promises that every link on the way is verified TLS, so it may be allowed only when both links of the "
-        "proxy are verified TLS.",
+        default=Default.VERIFIED,
+        why="It promises that every link on the way is verified TLS, so it is offered only where both links of the "
+        "proxy are encrypted and the server is verified.",
         what="A client may demand that a message goes over TLS all the way or not at all.",
         mail_parameters=("REQUIRETLS",),
         risk="A proxy that opens TLS weakens the promise even where both links are verified.",

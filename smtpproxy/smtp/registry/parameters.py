@@ -242,6 +242,7 @@ _ROWS: tuple[Parameter, ...] = (
         extensions=("REQUIRETLS",),
         reference="RFC 8689",
         what="Demands that the message goes over verified TLS all the way or not at all.",
+        refusal="550 5.7.30 REQUIRETLS support required",
         increment=11,
         risk="Only an honest promise where both links of the proxy are verified TLS.",
     ),

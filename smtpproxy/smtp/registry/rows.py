@@ -72,6 +72,7 @@ class Default(Enum):
     DENY = "deny"  # keyword stripped, verb refused, parameters refused
     TLS = "allow-under-tls"  # as ALLOW on an encrypted client link, as DENY in clear
     TERMINATE = "terminate"  # TLS: ended here on both sides; refused where the proxy can't
+    VERIFIED = "allow-if-verified"  # allowed where both links are encrypted and the server is verified
     LIMIT = "limit"  # allowed; the value shown to the client is the smaller of the server's and ours
 
 
@@ -159,6 +160,7 @@ class Parameter:
     increment: int = 0  # octets it adds to the longest command line
     secret: bool = False  # the value is never recorded
     risk: str = ""
+    refusal: str = ""  # where its extension was not offered, if there is a reply of its own; else 555
 
 
 @dataclass(frozen=True, slots=True, eq=False)
