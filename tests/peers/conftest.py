@@ -8,7 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.peers import PeerUnavailable, unavailable
+from tests.peers.process import Scratch
 from tests.peers.servers import SERVERS, Server
+from tests.peers.tls import Authority
 
 
 class Servers:
@@ -16,15 +18,32 @@ class Servers:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
-        self._started: dict[str, Server | Exception] = {}
+        self._started: dict[tuple[str, str], Server | Exception] = {}
+        directory = Scratch("authority")
+        stack.callback(directory.remove)
+        self.authority = Authority(directory.path)  # of the servers' certificates
 
     def __getitem__(self, name: str) -> Server:
-        if name not in self._started:
+        """The server without TLS."""
+        return self._get(name, "clear")
+
+    def starttls(self, name: str) -> Server:
+        return self._get(name, "starttls")
+
+    def implicit(self, name: str) -> Server:
+        return self._get(name, "implicit")
+
+    def _get(self, name: str, link: str) -> Server:
+        if (name, link) not in self._started:
             try:
-                self._started[name] = self._stack.enter_context(SERVERS[name]())
+                identity = None  # keys of both kinds are in use
+                if link != "clear":
+                    identity = self.authority.identity(SERVERS[name].hostname, rsa=link == "implicit")
+                server = SERVERS[name](identity, implicit=link == "implicit")
+                self._started[name, link] = self._stack.enter_context(server)
             except Exception as error:  # one attempt for all tests that want it
-                self._started[name] = error
-        found = self._started[name]
+                self._started[name, link] = error
+        found = self._started[name, link]
         if isinstance(found, PeerUnavailable):
             unavailable(found)
         if isinstance(found, Exception):

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Installs the real mail programs that tests/peers talks to. Debian 12 or newer, as root; safe to repeat.
 #
-#   apt:       postfix (brings smtp-source and smtp-sink), swaks, msmtp, openssl, jq (the examples of docs/audit.md).
+#   apt:       postfix (brings smtp-source and smtp-sink), swaks and libnet-ssleay-perl (its TLS), msmtp, openssl,
+#              testssl.sh and bsdextrautils (its hexdump), stunnel4 (bench), jq (the examples of docs/audit.md).
 #   unpacked:  exim4, opensmtpd and sendmail conflict with postfix, so their packages are only unpacked, together
 #              with the shared libraries that the machine lacks, into $SMTPPROXY_PEERS (default: <repo>/.peers).
+#              OpenSMTPD 6 cannot do TLS with OpenSSL 3 (its issue 1171), so Debian 12's comes from backports.
 #   by pip:    aiosmtpd==1.4.4 is a test dependency of the project and is not installed here.
 #
 # No service is started or enabled. The unpacked programs lose their setuid bits: the tests start them as root.
@@ -11,7 +13,7 @@ set -eu
 
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 tree=${SMTPPROXY_PEERS:-$repo/.peers}
-installed="postfix swaks msmtp openssl jq"
+installed="postfix swaks libnet-ssleay-perl msmtp openssl testssl.sh bsdextrautils stunnel4 jq"
 unpacked="exim4-daemon-light exim4-base opensmtpd sendmail-bin sendmail-base"
 stamp=$tree/.complete
 programs="usr/sbin/exim4 usr/sbin/smtpd usr/libexec/sendmail/sendmail"
@@ -20,7 +22,7 @@ export DEBIAN_FRONTEND=noninteractive
 have() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 unpacked_already() {
-    [ "$(cat "$stamp" 2>/dev/null)" = "$unpacked" ] || return 1
+    [ "$(cat "$stamp" 2>/dev/null)" = "$unpacked, 2" ] || return 1
     # The libraries of the machine may have changed since.
     for program in $programs; do
         ! LD_LIBRARY_PATH=$tree/usr/lib/$(uname -m)-linux-gnu ldd "$tree/$program" | grep -q 'not found' || return 1
@@ -77,11 +79,27 @@ done
 cd "$work"
 # shellcheck disable=SC2086
 apt download $wanted || { apt update && apt download $wanted; }
+case $(echo opensmtpd_*.deb) in opensmtpd_6*)
+    # Lists of its own: the machine's sources stay as they are.
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    # shellcheck disable=SC2016
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" | head -n 1)
+    keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    echo "deb [signed-by=$keys] ${mirror:?the mirror is not known} $codename-backports main" >"$work/backports.list"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    backports() {
+        apt -o Dir::Etc::SourceList="$work/backports.list" -o Dir::Etc::SourceParts=- \
+            -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" "$@"
+    }
+    rm opensmtpd_6*.deb
+    backports update
+    backports download opensmtpd
+esac
 rm -rf "$tree"
 mkdir -p "$tree"
 for deb in ./*.deb; do dpkg -x "$deb" "$tree"; done
 find "$tree" -type f -perm /6000 -exec chmod ug-s {} +
 rm -rf "$tree/usr/share/doc" "$tree/usr/share/man" "$tree/usr/share/locale"
-echo "$unpacked" >"$stamp"
+echo "$unpacked, 2" >"$stamp"
 unpacked_already || { echo "peers: the unpacked programs lack a library" >&2; rm "$stamp"; exit 1; }
 echo "peers: installed:$missing; unpacked into $tree: $wanted"

@@ -17,6 +17,7 @@ TRACE = frozenset(
     b" x-client-addr x-client-proto x-helo-args x-mail-args x-rcpt-args".split()
 )
 FIELD = re.compile(rb"([!-9;-~]+):[^\n]*\n(?:[ \t][^\n]*\n)*")
+SECURELY = re.compile(r"(?i)\bE?SMTPSA?\b|\bUTF8SMTPSA?\b|version=TLS")
 ADDRESS = re.compile(r"<([^<>]*)>")
 
 
@@ -30,6 +31,12 @@ class Mail:
     @property
     def wire(self) -> bytes:
         return strip_trace(self.content).replace(self.newline, b"\r\n")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the server says that it came by TLS: in the first trace field that says how a mail came."""
+        ways = (value for name, value, _ in fields_on_top(self.content) if name in ("received", "x-client-proto"))
+        return SECURELY.search(next(ways, "")) is not None
 
 
 def fields_on_top(content: bytes) -> Iterator[tuple[str, str, int]]:

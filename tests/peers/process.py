@@ -15,11 +15,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.peers import PeerError, PeerUnavailable
+from tests.peers.tls import careless_context
 
 HOST = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -166,13 +168,14 @@ class Program:
         while any(map(alive, pids)) and time.monotonic() < deadline:
             time.sleep(STEP)
 
-    def await_greeting(self, port: int, name: str, seconds: float) -> None:
-        """Returns when the program greets on `port` with `name` in its greeting."""
+    def await_greeting(self, port: int, name: str, seconds: float, tls: bool = False) -> None:
+        """Returns when the program greets on `port`, in TLS if so, with `name` in its greeting."""
         deadline = time.monotonic() + seconds
         greeting = b""
         while time.monotonic() < deadline and self.running:
             try:
-                with socket.create_connection((HOST, port), timeout=2) as conn:
+                with socket.create_connection((HOST, port), timeout=2) as plain, ExitStack() as stack:
+                    conn = stack.enter_context(careless_context().wrap_socket(plain)) if tls else plain
                     greeting = conn.recv(512)
                     conn.sendall(b"QUIT\r\n")
                     if greeting.startswith(b"220") and name.encode() in greeting:
@@ -186,20 +189,20 @@ class Program:
         raise PeerError(f"{name} on port {port} {state} ({greeting!r}):\n{text}")
 
 
-def private_files(scratch: Scratch) -> dict[Path, str]:
-    """Covers for the files by which a program learns of users, hosts and the unpacked libraries."""
+def private_files(scratch: Scratch, *names: str) -> dict[Path, str]:
+    """Covers for the files by which a program learns of users and hosts: itself, and `names`, which are here too."""
     for file in ("passwd", "group"):
         lines = Path("/etc", file).read_text()
         for user, number in USERS.items():
             rest = f"{number}:{user}:/nonexistent:/usr/sbin/nologin" if file == "passwd" else ""
             lines += f"{user}:x:{number}:{rest}\n"
         scratch.write(file, lines)
-    scratch.write("hosts", "127.0.0.1 localhost\n")
+    scratch.write("hosts", "".join(f"127.0.0.1 {name}\n" for name in ("localhost", *names)))
     databases = ("passwd", "group", "shadow", "hosts", "services")
     scratch.write("nsswitch.conf", "".join(f"{database}: files\n" for database in databases))
     scratch.write("resolv.conf", "nameserver 127.0.0.1\nlookup file\noptions timeout:1 attempts:1\n")
-    names = ("passwd", "group", "hosts", "nsswitch.conf", "resolv.conf")
-    return {scratch.path / name: f"/etc/{name}" for name in names}
+    files = ("passwd", "group", "hosts", "nsswitch.conf", "resolv.conf")
+    return {scratch.path / file: f"/etc/{file}" for file in files}
 
 
 def private_libraries(scratch: Scratch) -> dict[Path, str]:

@@ -2,7 +2,8 @@
 
 The proxy is known here by its command line only: `serve --listen --server --audit`, the line on stderr that
 names its port, the audit file of JSON lines, and SIGTERM, which ends it with 0. With SMTPPROXY_PEERS_DIRECT=1
-in the environment `between` leaves it out, to try the peers themselves.
+in the environment `between` leaves it out, to try the peers themselves. What the command line has no option for
+(TLS, mostly) is said in a configuration file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,25 @@ DIRECT = os.environ.get("SMTPPROXY_PEERS_DIRECT") == "1"
 LISTENING = re.compile(r"smtpproxy: listening on (\S+):(\d+) \(server ")
 START, STOP = 20.0, 20.0
 KIND = "kind"  # the member of a record that says what it is about
+
+
+def toml(value: object) -> str:
+    """A string, truth, list or table, as TOML writes it on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def smtpproxy(*arguments: str) -> str:
+    """What a command of the proxy's says that does its work and ends."""
+    done = subprocess.run(
+        [sys.executable, "-m", "smtpproxy", *arguments], capture_output=True, text=True, timeout=START, cwd=REPOSITORY
+    )
+    if done.returncode != 0:
+        raise PeerError(f"smtpproxy {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
+    return done.stdout
 
 
 class Direct:
@@ -60,9 +80,13 @@ class Proxy:
         *,
         rules: Sequence[str | Path] = (),
         extra: Sequence[str] = (),
+        tls: Mapping[str, object] | None = None,
+        ca: Path | None = None,
     ) -> None:
+        """`tls`: what stands in [listener.tls]; `ca`: the directory of the CA that certificates are minted by."""
         self.host, self.port = HOST, 0
         self._server = f"{server_host}:{server_port}"
+        self._tls, self._ca = tls, ca
         self._options = [*(option for file in rules for option in ("--rules", str(file))), *extra]
         self._lines: list[str] = []
         self._ready = threading.Event()
@@ -70,7 +94,10 @@ class Proxy:
     def __enter__(self) -> Self:
         self._scratch = Scratch("proxy")
         self._audit = self._scratch.path / "audit.jsonl"
-        serve = ["serve", "--listen", f"{HOST}:0", "--server", self._server, "--audit", str(self._audit)]
+        serve = ["serve", "--listen", f"{HOST}:0", "--server", self._server]
+        if self._tls is not None:
+            serve = ["serve", "--config", str(self._configure(self._tls))]
+        serve += ["--audit", str(self._audit)]
         python = [find("setpriv"), "--pdeathsig", "KILL", sys.executable]
         self._process = subprocess.Popen(
             [*python, "-m", "smtpproxy", *serve, *self._options],
@@ -98,6 +125,14 @@ class Proxy:
             error.add_note(f"the proxy ended with {code}; it said:\n{said}")
         else:
             assert code == 0, f"the proxy ended with {code}:\n{said}"
+
+    def _configure(self, tls: Mapping[str, object]) -> Path:
+        listener = {"name": "peers", "listen": f"{HOST}:0", "server": self._server}
+        lines = ["[[listener]]", *(f"{key} = {toml(value)}" for key, value in listener.items())]
+        lines += ["[listener.tls]", *(f"{key} = {toml(value)}" for key, value in tls.items())]
+        if self._ca is not None:
+            lines += ["[ca]", f"directory = {toml(str(self._ca))}"]
+        return self._scratch.write("smtpproxy.toml", "\n".join([*lines, ""]))
 
     def _read(self) -> None:
         stream = self._process.stderr

@@ -3,6 +3,9 @@
 Each accepts every recipient at *.example for delivery into its own directory and relays nothing. Their
 handling of what comes over the wire is what Debian ships: only what delivery, logging and the absence of DNS
 need is set. Postfix deliberately keeps its default for bare newlines, which ends a message at LF.LF.
+
+Each but smtp-sink offers STARTTLS if it is given an identity, or is in TLS from the first octet (`implicit`).
+What it takes and refuses of TLS is what Debian ships as well.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from tests.peers.process import (
     private_files,
     private_libraries,
 )
+from tests.peers.tls import Identity
 
 NOBODY = 65534
 
@@ -45,16 +49,26 @@ class Server(ABC):
     """A server on loopback. Entering it starts it; leaving it ends it and removes what it stored."""
 
     name: ClassVar[str]
-    offers: ClassVar[frozenset[str]]  # the EHLO keywords it is configured to offer
+    hostname: ClassVar[str]  # what its certificate is for
+    offers: ClassVar[frozenset[str]]  # the EHLO keywords it is configured to offer, without TLS
     greeting: ClassVar[str]  # what its greeting must contain, so that nobody else on the port is taken for it
     newline: ClassVar[bytes] = b"\n"
     owner: ClassVar[int] = NOBODY
     seconds: ClassVar[float] = 20.0
     host = HOST
 
-    def __init__(self) -> None:
+    def __init__(self, identity: Identity | None = None, *, implicit: bool = False, settings: str = "") -> None:
+        """`settings`: what its configuration file says besides; only Postfix looks at it."""
+        self.identity = identity
+        self.implicit = implicit
+        self.settings = settings
         self.port = 0
         self._program: Program | None = None
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """The EHLO keywords of this one."""
+        return self.offers | {"STARTTLS"} if self.identity is not None and not self.implicit else self.offers
 
     @abstractmethod
     def start(self, scratch: Scratch) -> Program:
@@ -67,7 +81,7 @@ class Server(ABC):
             self.store = make_store(self._scratch.path / "store", self.owner)
             try:
                 self._program = self.start(self._scratch)
-                self._program.await_greeting(self.port, self.greeting, self.seconds)
+                self._program.await_greeting(self.port, self.greeting, self.seconds, tls=self.implicit)
             except PeerError:
                 self.stop()
                 if attempt == 3 or self._program is None:
@@ -117,16 +131,23 @@ class Server(ABC):
 
     def log(self) -> str:
         """All that the server logged."""
-        logs = sorted(self._scratch.path.glob("log*"))
+        logs = sorted(filter(Path.is_file, self._scratch.path.glob("log*")))
         return "".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in logs)
+
+    def secure(self, scratch: Scratch, settings: str, owner: int = 0) -> str:
+        """`settings` with the paths of the identity's files, {chain} and {key}; nothing without an identity."""
+        if self.identity is None:
+            return ""
+        chain, key = self.identity.write(scratch.path, owner=owner)
+        return settings.format(chain=chain, key=key)
 
     def pipe(self, scratch: Scratch) -> Path:
         """A program that stores the mail on its standard input; its arguments are the envelope."""
         return scratch.write("deliver", PIPE.format(store=self.store), 0o755)
 
 
-def start_postfix(scratch: Scratch, port: int, settings: str) -> Program:
-    """A private Postfix: its own configuration, queue, data and log."""
+def start_postfix(scratch: Scratch, port: int, settings: str, *names: str) -> Program:
+    """A private Postfix: its own configuration, queue, data and log; it finds the hosts `names` here."""
     postfix = find("postfix")
     need_root("postfix")
     config = scratch.mkdir("config")
@@ -134,7 +155,9 @@ def start_postfix(scratch: Scratch, port: int, settings: str) -> Program:
     os.chown(scratch.mkdir("data"), *postfix_ids())
     scratch.write("config/main.cf", POSTFIX_MAIN.format(dir=scratch.path) + settings)
     scratch.write("config/master.cf", POSTFIX_MASTER.format(port=port))
-    return Program([postfix, "-c", str(config), "start-fg"], log=scratch.path / "log", binds=private_files(scratch))
+    return Program(
+        [postfix, "-c", str(config), "start-fg"], log=scratch.path / "log", binds=private_files(scratch, *names)
+    )
 
 
 def postfix_ids() -> tuple[int, int]:
@@ -159,7 +182,6 @@ local_header_rewrite_clients =
 smtpd_peername_lookup = no
 smtp_dns_support_level = disabled
 smtp_host_lookup = native
-smtp_tls_security_level =
 notify_classes =
 """
 POSTFIX_MASTER = """\
@@ -183,6 +205,7 @@ retry     unix  - - n -   - error
 discard   unix  - - n -   - discard
 virtual   unix  - n n -   - virtual
 anvil     unix  - - n -   1 anvil
+tlsmgr    unix  - - n 1000? 1 tlsmgr
 scache    unix  - - n -   1 scache
 postlog   unix-dgram n - n - 1 postlogd
 """
@@ -190,6 +213,7 @@ postlog   unix-dgram n - n - 1 postlogd
 
 class Postfix(Server):
     name = "postfix"
+    hostname = "postfix.dst.example"
     greeting = "postfix.dst.example ESMTP Postfix"
     offers = words("PIPELINING SIZE VRFY ETRN ENHANCEDSTATUSCODES 8BITMIME DSN SMTPUTF8 CHUNKING")
 
@@ -208,11 +232,22 @@ smtpd_relay_restrictions = reject_unauth_destination
 default_transport = error:no mail leaves this host
 relay_transport = error:no mail leaves this host
 """
+        settings += self.secure(scratch, POSTFIX_TLS) + self.settings
+        if self.implicit:
+            settings += "smtpd_tls_wrappermode = yes\n"
         return start_postfix(scratch, self.port, settings)
+
+
+POSTFIX_TLS = """\
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = {key}, {chain}
+smtpd_tls_loglevel = 1
+"""
 
 
 class Exim(Server):
     name = "exim"
+    hostname = "exim.dst.example"
     greeting = "exim.dst.example ESMTP Exim"
     offers = words("SIZE 8BITMIME PIPELINING CHUNKING PIPECONNECT SMTPUTF8 HELP")
     owner = USERS["Debian-exim"]
@@ -224,7 +259,10 @@ class Exim(Server):
         exim = find_unpacked("usr/sbin/exim4")
         for folder in ("spool", "logs"):
             scratch.mkdir(folder, owner=self.owner)
-        config = scratch.write("exim.conf", EXIM.format(dir=scratch.path, exim=exim, port=self.port))
+        tls = self.secure(scratch, EXIM_TLS, self.owner) or "tls_advertise_hosts =\n"
+        if self.implicit:
+            tls += f"tls_on_connect_ports = {self.port}\n"
+        config = scratch.write("exim.conf", tls + EXIM.format(dir=scratch.path, exim=exim))
         return Program(
             [str(exim), "-bdf", "-q30m", "-oX", str(self.port), "-C", str(config)],
             log=scratch.path / "log",
@@ -236,6 +274,11 @@ class Exim(Server):
         return super().log() + "".join(f"--- {path.name}\n{path.read_text()}" for path in logs)
 
 
+EXIM_TLS = """\
+tls_advertise_hosts = *
+tls_certificate = {chain}
+tls_privatekey = {key}
+"""
 EXIM = """\
 exim_path = {exim}
 spool_directory = {dir}/spool
@@ -245,7 +288,6 @@ primary_hostname = exim.dst.example
 local_interfaces = 127.0.0.1
 host_lookup =
 rfc1413_query_timeout = 0s
-tls_advertise_hosts =
 chunking_advertise_hosts = *
 pipelining_advertise_hosts = *
 deliver_drop_privilege = true
@@ -272,6 +314,7 @@ store:
 
 class OpenSMTPD(Server):
     name = "opensmtpd"
+    hostname = "opensmtpd.dst.example"
     greeting = "opensmtpd.dst.example ESMTP OpenSMTPD"
     offers = words("8BITMIME ENHANCEDSTATUSCODES SIZE DSN HELP")
     owner = USERS["vmail"]
@@ -281,7 +324,10 @@ class OpenSMTPD(Server):
         tree = scratch.mkdir("tree")
         spool, state, run = scratch.mkdir("spool"), scratch.mkdir("lib"), scratch.mkdir("run")
         scratch.mkdir("lib/opensmtpd/empty")
-        config = scratch.write("smtpd.conf", OPENSMTPD.format(port=self.port, deliver=self.pipe(scratch)))
+        pki = self.secure(scratch, OPENSMTPD_TLS)
+        tls = f"{'smtps' if self.implicit else 'tls'} pki opensmtpd.dst.example" if pki else ""
+        settings = pki + OPENSMTPD.format(port=self.port, tls=tls, deliver=self.pipe(scratch))
+        config = scratch.write("smtpd.conf", settings)
         # Paths that are compiled in. The tree comes first: it may itself lie below one of them.
         binds = {TREE: str(tree), tree / "usr/libexec": "/usr/libexec", spool: "/var/spool", run: "/run"}
         return Program(
@@ -291,8 +337,12 @@ class OpenSMTPD(Server):
         )
 
 
+OPENSMTPD_TLS = """\
+pki opensmtpd.dst.example cert "{chain}"
+pki opensmtpd.dst.example key "{key}"
+"""
 OPENSMTPD = """\
-listen on 127.0.0.1 port {port} hostname opensmtpd.dst.example
+listen on 127.0.0.1 port {port} {tls} hostname opensmtpd.dst.example
 action "store" mda "{deliver} '%{{sender}}' '%{{rcpt}}'" virtual {{ "@" = vmail }}
 match from any for domain regex {{ "^(.*[.])?example$" }} action "store"
 """
@@ -300,6 +350,7 @@ match from any for domain regex {{ "^(.*[.])?example$" }} action "store"
 
 class Sendmail(Server):
     name = "sendmail"
+    hostname = "sendmail.dst.example"
     greeting = "sendmail.dst.example ESMTP Sendmail"
     offers = words("ENHANCEDSTATUSCODES PIPELINING 8BITMIME SIZE DSN ETRN EXPN VERB DELIVERBY HELP")
 
@@ -307,22 +358,33 @@ class Sendmail(Server):
         sendmail = find_unpacked("usr/libexec/sendmail/sendmail")
         scratch.mkdir("queue", 0o700)
         deliver = self.pipe(scratch)
-        config = SENDMAIL.format(dir=scratch.path, port=self.port, deliver=deliver, owner=self.owner)
+        flags = "As" if self.implicit else "A"
+        safe = scratch.mkdir("safe")  # it takes no key from below a directory in which all may write, such as /tmp
+        config = SENDMAIL.format(dir=scratch.path, port=self.port, flags=flags, deliver=deliver, owner=self.owner)
+        if self.identity is not None:
+            self.identity.write(safe)
+            config += SENDMAIL_TLS
         scratch.write("sendmail.cf", config.replace("<TAB>", "\t"))
         scratch.write("switch", "hosts files\naliases files\n")
         # It logs to syslog, of which there is none; -X writes down its conversations instead.
         files = ["-C", f"{scratch.path}/sendmail.cf", "-X", f"{scratch.path}/log.traffic"]
-        binds = private_files(scratch) | private_libraries(scratch)
+        binds = {safe: "/mnt", **private_files(scratch), **private_libraries(scratch)}
         return Program([str(sendmail), "-bD", *files], log=scratch.path / "log", binds=binds)
 
 
+SENDMAIL_TLS = """\
+O ServerCertFile=/mnt/tls.crt
+O ServerKeyFile=/mnt/tls.key
+O CACertFile=/mnt/tls.crt
+O CACertPath=/mnt
+"""
 SENDMAIL = """\
 V10/Berkeley
 Djsendmail.dst.example
 DnMAILER-DAEMON
 O QueueDirectory={dir}/queue
 O PidFile={dir}/pid
-O DaemonPortOptions=Name=MTA,Family=inet,Addr=127.0.0.1,Port={port},M=A
+O DaemonPortOptions=Name=MTA,Family=inet,Addr=127.0.0.1,Port={port},M={flags}
 O ServiceSwitchFile={dir}/switch
 O HelpFile={dir}/none
 O DefaultUser={owner}:{owner}
@@ -335,7 +397,7 @@ O SmtpGreetingMessage=$j Sendmail $v
 O OperatorChars=.:%@!^/[]+
 Troot
 Troot daemon
-HReceived: from $s by $j id $i; $b
+HReceived: from $s by $j id $i$?{{tls_version}} (version=${{tls_version}})$.; $b
 S3
 R$*<$*>$*<TAB>$2
 S0
@@ -357,6 +419,7 @@ class Aiosmtpd(Server):
     """aiosmtpd 1.4.4, in a process of its own: the release whose messages end at LF.CRLF."""
 
     name = "aiosmtpd"
+    hostname = "aiosmtpd.dst.example"
     greeting = "Python SMTP 1.4.4"
     offers = words("8BITMIME HELP")
     newline = b"\r\n"
@@ -366,6 +429,9 @@ class Aiosmtpd(Server):
         if importlib.util.find_spec("aiosmtpd") is None:
             raise PeerUnavailable("aiosmtpd==1.4.4 is not installed (by pip)")
         listen = ["-n", "-l", f"{HOST}:{self.port}"]
+        option = "smtps" if self.implicit else "tls"
+        listen += self.secure(scratch, f"--{option}cert {{chain}} --{option}key {{key}}").split()
+        listen += ["--no-requiretls"]
         return Program(
             [sys.executable, "-m", "aiosmtpd", *listen, "-c", "aiosmtpd_store.Store", str(self.store)],
             log=scratch.path / "log",
@@ -380,6 +446,7 @@ class SmtpSink(Server):
     """
 
     name = "smtp-sink"
+    hostname = "sink.dst.example"
     greeting = "sink.dst.example ESMTP"
     offers = words("PIPELINING 8BITMIME AUTH XCLIENT XFORWARD ENHANCEDSTATUSCODES DSN")
 
@@ -396,3 +463,5 @@ class SmtpSink(Server):
 SERVERS: dict[str, type[Server]] = {
     kind.name: kind for kind in (Postfix, Exim, OpenSMTPD, Sendmail, Aiosmtpd, SmtpSink)
 }
+
+TLS_SERVERS = tuple(name for name in SERVERS if name != SmtpSink.name)

@@ -11,6 +11,7 @@ import pytest
 from tests.peers import PeerUnavailable, unavailable
 from tests.peers.clients import CLIENTS, smtp_source
 from tests.peers.conftest import Servers
+from tests.peers.contents import CONTENTS, HEADER
 from tests.peers.proxy import Direct, Proxy, between
 from tests.peers.servers import SERVERS, Server
 
@@ -18,28 +19,6 @@ pytestmark = pytest.mark.peers
 
 SECONDS = 20.0
 NUMBERS = count(1)  # makes every address of this run unique, so that servers can be shared
-
-HEADER = (
-    b"From: Sender <sender@src.example>\r\n"
-    b"To: recipient@dst.example\r\n"
-    b"Subject: =?utf-8?q?gr=C3=BC=C3=9Fe?=\r\n"
-    b"Date: Mon, 02 Jan 2023 03:04:05 +0000\r\n"
-    b"Message-ID: <matrix@src.example>\r\n"
-    b"MIME-Version: 1.0\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Transfer-Encoding: 8bit\r\n"
-    b"X-Folded: one\r\n two\r\n\tthree\r\n"
-    b"\r\n"
-)
-OCTETS = bytes(set(range(1, 256)) - set(b"\r\n"))
-CONTENTS = {
-    "plain": b"hello\r\n",
-    "empty": b"",
-    "dots": b".\r\n..\r\n...\r\n.x\r\n .\r\n. \r\n.\t\r\n\r\n.\r\n\r\n..\r\n.\r\n",
-    "octets": b"gr\xc3\xbc\xc3\x9fe\r\nlatin \xe4\xf6\xfc\r\n" + OCTETS + b"\r\n",
-    "long": b"".join(b"%0*d\r\n.%0*d\r\n" % (998, n, 997, n) for n in range(100)),
-    "lines": b"\r\n\r\nFrom somebody\r\n>From somebody\r\nRSET\r\nQUIT\r\n \r\n\t\r\n\r\n\r\n",
-}
 
 CELLS = [
     pytest.param(client, server, id=f"{client}-{server}")
@@ -90,7 +69,7 @@ def test_sessions_at_once(server_name: str, servers: Servers) -> None:
     proxy = between(server.host, server.port)
     try:
         with proxy:
-            smtp_source(proxy.host, proxy.port, "many@src.example", [recipient], content, 40, 8)
+            smtp_source(proxy.host, proxy.port, "many@src.example", [recipient], content, mails=40, sessions=8)
             server.wait_for(40, SECONDS, to=recipient)
     except PeerUnavailable as error:
         unavailable(error)
@@ -112,5 +91,5 @@ def test_a_server_offers_what_it_says(server_name: str, servers: Servers) -> Non
     server: Server = servers[server_name]
     with smtplib.SMTP(server.host, server.port, timeout=SECONDS) as client:
         client.ehlo("client.src.example")
-        assert {keyword.upper() for keyword in client.esmtp_features} == server.offers
+        assert {keyword.upper() for keyword in client.esmtp_features} == server.offered
     assert server.pids
