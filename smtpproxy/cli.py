@@ -1,4 +1,4 @@
-"""The command line: `smtpproxy serve`, `check`, `explain`, `demo` and `completion`.
+"""The command line: `smtpproxy serve`, `check`, `ca`, `explain`, `demo` and `completion`.
 
 This is where the floors are wired together, and nothing else happens here: a command reads its options, calls what
 does the work, prints, and ends with one of the exit codes below. What is heavy to import is imported by the command
@@ -16,12 +16,18 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from smtpproxy import __version__
+from smtpproxy.ca_cli import ca as ca_group
 
 if TYPE_CHECKING:
     from smtpproxy.config import Config
     from smtpproxy.policy.judge import Judge
     from smtpproxy.policy.load import Loaded
     from smtpproxy.policy.toml import Problem
+
+# As in session.postures and config.tls, which are not imported to say --help; a test compares them.
+CLIENT_TLS = ("mirror", "offer", "require", "implicit", "refuse", "passthrough")
+SERVER_TLS = ("mirror", "upgrade", "require", "implicit", "never")
+VERIFY = ("record", "verify", "dane", "mta-sts")
 
 WRONG = 2  # configuration, rules or usage
 
@@ -35,7 +41,11 @@ Exit codes:
 """
 
 
-@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    commands=[ca_group],
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="smtpproxy")
 def cli() -> None:
     """A transparent SMTP inspecting proxy.
@@ -73,6 +83,36 @@ def cli() -> None:
     "--newlines", type=click.Choice(["normalise", "refuse"]), help="What is done with CR or LF alone in content."
 )
 @click.option(
+    "--client-tls",
+    type=click.Choice(CLIENT_TLS),
+    help="The client's link: mirror offers STARTTLS where the server's link can be encrypted; offer always; require"
+    " answers 530 before it; implicit is TLS from the first octet; refuse is none; passthrough sees none of it.",
+)
+@click.option(
+    "--server-tls",
+    type=click.Choice(SERVER_TLS),
+    help="The server's link: mirror is encrypted when the client's is; upgrade before the greeting, where the server"
+    " can; require the same, or no session; implicit from the first octet; never ends the client's TLS here.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(VERIFY),
+    help="The server's certificate: record takes any and says what would fail; verify asks for chain and name; dane for"
+    " TLSA records; mta-sts for the policy of the file's policy_domain.",
+)
+@click.option(
+    "--certificate",
+    multiple=True,
+    metavar="FILE",
+    help="What clients are shown: certificate chain and key in one PEM file. May be repeated: SNI chooses, the first"
+    " is for all others. Without any, and without --ca, one like the server's own is self-signed.",
+)
+@click.option(
+    "--ca",
+    metavar="DIRECTORY",
+    help="The CA, as `smtpproxy ca init` makes it, that signs certificates like the servers' own.",
+)
+@click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The least the proxy says of itself."
 )
 def serve(
@@ -83,6 +123,11 @@ def serve(
     no_shipped_rules: bool,
     audit: str | None,
     newlines: str | None,
+    client_tls: str | None,
+    server_tls: str | None,
+    verify: str | None,
+    certificate: Sequence[str],
+    ca: str | None,
     log_level: str | None,
 ) -> None:
     """Run the proxy until it is told to stop.
@@ -93,14 +138,22 @@ def serve(
     SIGTERM or Ctrl-C: what is in flight is finished, then it ends; a second one stops it at once. SIGHUP: the rules
     are read again, for new sessions; if anything in them is wrong the ones in force stay.
 
+    TLS ends here and begins anew: unless something else is said, STARTTLS is offered where the server has it, both
+    links are encrypted or none, and what fails is refused, never sent in clear. The listener's tls table in the file
+    has more than these options.
+
     \b
     Examples:
       smtpproxy serve --config /etc/smtpproxy/smtpproxy.toml
       smtpproxy serve --listen 127.0.0.1:2525 --server mx.example:25
       smtpproxy serve --listen 0.0.0.0:25 --listen '[::]:25' --server 192.0.2.1 \\
                       --rules /etc/smtpproxy/rules --audit /var/log/smtpproxy.jsonl
+      smtpproxy serve --listen '[::]:587' --server mx.example:587 --certificate /etc/smtpproxy/mx.pem \\
+                      --client-tls require --server-tls require --verify verify
+      smtpproxy serve --listen 0.0.0.0:465 --server 192.0.2.1 --client-tls implicit --ca /etc/smtpproxy/ca
     """
     from smtpproxy.config import ConfigError, Override, load_config
+    from smtpproxy.net.materials import look
     from smtpproxy.policy.load import load_rules
 
     listeners = [{"name": f"smtp-{number}", "listen": where} for number, where in enumerate(listen, 1)]
@@ -111,10 +164,16 @@ def serve(
         (("rules",), list(rules), "--rules"),
         (("shipped_rules",), False if no_shipped_rules else None, "--no-shipped-rules"),
         (("audit", "file"), audit, "--audit"),
+        (("listener", "*", "tls", "client"), client_tls, "--client-tls"),
+        (("listener", "*", "tls", "server"), server_tls, "--server-tls"),
+        (("listener", "*", "tls", "verify"), verify, "--verify"),
+        (("listener", "*", "tls", "certificates"), [{"chain": file} for file in certificate], "--certificate"),
+        (("ca", "directory"), ca, "--ca"),
         (("log", "level"), log_level, "--log-level"),
     ]
     try:
-        settings = load_config(config, [Override(*option) for option in options if option[1] not in (None, [])])
+        given = [Override(*option) for option in options if option[1] not in (None, [])]
+        settings = load_config(config, given, look=look)
     except ConfigError as error:
         _complain(error.problems)
         # The rules can be looked at all the same where the command line says which they are.
@@ -140,8 +199,9 @@ def serve(
 def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
     """Tell everything that is wrong with the configuration and the rules.
 
-    Nothing is opened and nobody is asked. Each problem says file, line and column, what was expected and what was
-    perhaps meant. An error ends it with 2; a warning, for what is valid and hardly meant, does not.
+    Nobody is asked and nothing is listened on. The files that are named are read, but for the key of the CA, which only
+    the signing process opens. Each problem says file, line and column, what was expected and what was perhaps meant. An
+    error ends it with 2; a warning, for what is valid and hardly meant, does not.
 
     \b
     Examples:
@@ -150,13 +210,14 @@ def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
       smtpproxy check --config smtpproxy.toml --json | jq .problems
     """
     from smtpproxy.config import ConfigError, Override, load_config
+    from smtpproxy.net.materials import look
     from smtpproxy.policy.load import load_rules
 
     problems: list[Problem] = []
     paths, shipped, listeners = _paths(rules), True, 0
     try:
         given = [Override(("rules",), list(rules), "--rules")] if rules else []
-        settings = load_config(config, given, listeners=config is not None)
+        settings = load_config(config, given, listeners=config is not None, look=look)
     except ConfigError as error:
         problems += error.problems
     else:

@@ -4,17 +4,22 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy import __version__
-from smtpproxy.cli import _loader, cli
+from smtpproxy.cli import CLIENT_TLS, SERVER_TLS, VERIFY, _loader, cli
 from smtpproxy.config import Config
+from smtpproxy.config.tls import Verify
 from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
+from smtpproxy.session.postures import ClientTLS, ServerTLS
+from smtpproxy.tls.minting import likeness_of, self_signed
 
 GOOD = '[[rule]]\nname = "no-dsn"\nwhy = "private"\nextension = "DSN"\nthen = "deny"\n'
 BAD = GOOD.replace('"DSN"', '"DNS"')
@@ -38,7 +43,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # ------------------------------------------------------------------------------------------------------------ help
 
-COMMANDS = ["serve", "check", "explain", "demo", "completion"]
+COMMANDS = ["serve", "check", "ca", "explain", "demo", "completion"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
@@ -58,6 +63,8 @@ def test_the_examples_name_options_that_exist() -> None:
     for name in COMMANDS:
         text = run(name, "--help").stdout
         examples, options = text.split("Examples:")[1].split("Options:")
+        if isinstance(command := cli.commands[name], click.Group):  # `ca`: its examples are of its own commands
+            options += "".join(run(name, sub, "--help").stdout for sub in command.commands)
         for option in re.findall(r"(?<!\S)--[a-z-]+", examples):
             assert option in options
 
@@ -123,6 +130,16 @@ def test_a_configuration_without_listener_is_wrong(site: Path) -> None:
     result = run("check", "--config", "empty.toml")
     assert result.exit_code == 2
     assert "nothing to listen on" in result.stdout
+
+
+def test_check_tells_what_is_not_there(site: Path) -> None:
+    (site / "tls.toml").write_text(LISTENER + '[listener.tls]\ncertificates = [{ chain = "mx.pem" }]\n')
+    result = run("check", "--config", "tls.toml")
+    assert result.exit_code == 2
+    assert result.stdout.startswith(
+        'tls.toml:6:27: listener 1 "in": tls.certificates 1: chain: certificate chain mx.pem: no such file or directory'
+        '\n  6 | certificates = [{ chain = "mx.pem" }]\n'
+    )
 
 
 def test_check_tells_json(site: Path) -> None:
@@ -201,6 +218,47 @@ def test_serve_gives_the_service_what_was_said(site: Path, service: dict[str, An
     assert service["log"] == ("debug", "text")
     assert service["load"]().owner(b"DSN") == "no-dsn"
     assert service["load"]().owner(b"VRFY") == "answer-vrfy"
+
+
+def test_serve_is_told_of_tls(site: Path, service: dict[str, Any]) -> None:
+    assert run("ca", "init", "--directory", "ca").exit_code == 0
+    for name in ("a.pem", "b.pem"):
+        leaf = self_signed(likeness_of("mx.example", time.time()), time.time(), 30)
+        (site / name).write_bytes(leaf.chain + leaf.key)
+    words = "serve --listen 127.0.0.1:0 --listen [::1]:0 --server mx.example --client-tls require --server-tls require"
+    result = run(
+        *words.split(), *["--verify", "dane", "--certificate", "a.pem", "--certificate", "b.pem", "--ca", "ca"]
+    )
+    assert (result.exit_code, result.stderr) == (3, "")
+    config = service["config"]
+    assert config.ca.directory == "ca"
+    assert len(config.listeners) == 2
+    for listener in config.listeners:
+        assert listener.posture()[:2] == (ClientTLS.REQUIRE, ServerTLS.REQUIRE)
+        assert listener.tls.verify == "dane"
+        assert [(one.chain, one.key_path) for one in listener.tls.certificates] == [("a.pem",) * 2, ("b.pem",) * 2]
+
+
+def test_serve_knows_every_word_for_tls() -> None:
+    assert [*CLIENT_TLS] == [posture.value for posture in ClientTLS]
+    assert [*SERVER_TLS] == [posture.value for posture in ServerTLS]
+    assert get_args(Verify) == VERIFY
+
+
+def test_what_does_not_go_together_or_is_not_there_is_told_before_serving(site: Path, service: dict[str, Any]) -> None:
+    result = run("serve", "--config", "smtpproxy.toml", "--client-tls", "passthrough", "--verify", "verify")
+    assert result.exit_code == 2
+    assert 'command line: --verify: verify = "verify" does not go with client = "passthrough"' in result.stderr
+    result = run("serve", "--config", "smtpproxy.toml", "--certificate", "a.pem", "--ca", "ca")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "command line: --certificate: certificate chain a.pem: no such file or directory",
+        (
+            "command line: --ca: directory of the CA ca: no such file or directory"
+            " (expected what `smtpproxy ca init --directory ca` makes)"
+        ),
+    ]
+    assert service == {}
 
 
 def test_serve_obeys_the_file(site: Path, service: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from click.testing import CliRunner
 from smtpproxy.audit.lines import render
 from smtpproxy.cli import cli
 from smtpproxy.policy.load import load_rules
-from smtpproxy.session.records import AuditRecord
+from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import PassAll
 from smtpproxy.smtp.leniencies import NAMES
+from smtpproxy.tls.minting import likeness_of, self_signed
 from tests.peers import unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,11 +32,24 @@ WHOLE = (
 
 
 def test_the_rule_of_the_readme_loads(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (example, _tls) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "site.toml").write_text(example)
     loaded = load_rules([tmp_path / "site.toml"])
     assert loaded.problems == ()
     assert loaded.rules[-1].limit == 25 * 2**20
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tls.md"])
+def test_the_tls_table_of_the_page_is_one(page: str, tmp_path: Path) -> None:
+    """Behind a listener, and with the files it names."""
+    example = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)[-1]
+    if "[[listener]]" not in example:
+        example = f'[[listener]]\nname = "mx"\nlisten = "127.0.0.1:0"\nserver = "mx.example"\n{example}'
+    leaf = self_signed(likeness_of("mx.example", time.time()), time.time(), 30)
+    (tmp_path / "mx.pem").write_bytes(leaf.chain + leaf.key)
+    (tmp_path / "smtpproxy.toml").write_text(example.replace("/etc/smtpproxy/", ""))
+    result = CliRunner().invoke(cli, ["check", "--config", str(tmp_path / "smtpproxy.toml")])
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_the_commands_of_the_readme_are_commands() -> None:
@@ -69,6 +84,8 @@ def _audit(path: Path) -> None:
     for client, octets in WHOLE:
         (session.client_sent if client else session.server_sent)(octets)
     assert session.closed
+    server = {"sni": "mx.example", "verified": False, "result": "certificate-expired", "why": "its time is over"}
+    record(AuditRecord(Kind.TLS, 0.0, detail={"client": None, "server": server}))
     path.write_text("\n".join(lines))
 
 
@@ -77,11 +94,12 @@ def test_the_questions_of_the_audit_page_have_answers(tmp_path: Path) -> None:
         unavailable("jq is missing")
     _audit(tmp_path / "audit.jsonl")
     questions = [line for line in AUDIT.splitlines() if line.startswith("jq ")]
-    assert len(questions) == 3
+    assert len(questions) == 4
     answers = [
         subprocess.run(["sh", "-c", q], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=10).stdout
         for q in questions
     ]
     assert answers[0].split("\t")[1:4] == ["a@x.example", "b@y.example", "5\n"]
     assert "stray-newline-normalised" in answers[1]
-    assert answers[2].count('"kind"') > 8
+    assert json.loads(answers[2]) == {"sni": "mx.example", "result": "certificate-expired", "why": "its time is over"}
+    assert answers[3].count('"kind"') > 8

@@ -27,11 +27,12 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "policy": ("smtp", "session"),
     "audit": ("smtp", "session"),
     "tls": ("smtp",),
-    "config": ("session.limits", "policy.toml"),
+    "config": ("session.limits", "session.postures", "policy.toml"),
     "net": ("smtp", "session", "policy", "audit", "tls", "config"),
     "explain": ("smtp", "policy"),
     "docgen": ("smtp", "policy", "explain", "config"),
     "demo": ("",),
+    "ca_cli": ("tls",),
     "cli": ("",),
     "__main__": ("cli",),
 }
@@ -58,6 +59,7 @@ TESTED_FLOORS = ("smtp", "session", "policy", "audit", "tls", "net")
 COVERED_BY: dict[str, tuple[str, str]] = {
     "smtp/errors.py": ("smtp/test_readers.py", "the one exception, raised by every reader"),
     "policy/coherence.py": ("policy/test_load.py", "its warnings come with what is loaded"),
+    "tls/verdict.py": ("tls/test_verifying.py", "what a look at a certificate came to"),
     "session/chunks.py": ("session/test_bdat.py", "what BDAT does to a session"),
     "session/effects.py": ("session/test_closing.py", "what the driver is asked for, to close above all"),
     "session/outcomes.py": ("session/test_replies.py", "what a server's reply does to a session"),

@@ -31,6 +31,9 @@ class Link:
 
     __slots__ = ("blocked", "ended", "fd", "moved_at", "readable", "received", "sent", "socket", "state")
 
+    unsent: bytes = b""  # octets of TLS that the kernel has not taken yet; SMTP's own wait in the session
+    truncated = False  # TLS, and it ended without close_notify
+
     def __init__(self, sock: socket.socket, now: float, state: State = State.OPEN) -> None:
         self.socket = sock
         self.fd = sock.fileno()

@@ -20,9 +20,11 @@ import trio
 
 from smtpproxy.audit.log import AuditLog
 from smtpproxy.config import Endpoint, ListenerConfig
+from smtpproxy.net.handshakes import ListenerTLS
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.relay import Address, Relay
 from smtpproxy.session.limits import Limits, Patience
+from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import Peer
@@ -34,6 +36,7 @@ log = structlog.get_logger()
 
 ACCEPTS = 64  # connections taken in one turn
 REFRESH = 60.0  # seconds a looked-up name is good for
+_WITHOUT_TLS = Posture(ClientTLS.REFUSE, ServerTLS.NEVER)
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -116,6 +119,7 @@ class Listener:
         limits: Limits,
         patience: Patience,
         spool: Callable[[], Any],
+        tls: ListenerTLS | None = None,
     ) -> None:
         self._config = config
         self._socket = sock
@@ -127,6 +131,8 @@ class Listener:
         self._limits = limits
         self._patience = patience
         self._spool = spool
+        self._tls = tls
+        self._posture = config.posture() if tls is not None else _WITHOUT_TLS
         self._prefix = os.urandom(5).hex()
         self._numbers = itertools.count(1)
         self._refused: list[socket.socket] = []  # to be told 421 once that is on record
@@ -167,8 +173,9 @@ class Listener:
         """421 to who was refused."""
         refused, self._refused = self._refused, []
         for client in refused:
-            with contextlib.suppress(OSError):
-                client.send(say.TOO_MANY_SESSIONS.plain.raw)
+            if self._posture.client is not ClientTLS.IMPLICIT:  # never a word in clear there
+                with contextlib.suppress(OSError):
+                    client.send(say.TOO_MANY_SESSIONS.plain.raw)
             client.close()
 
     def _accepted(self, client: socket.socket, address: Any) -> None:
@@ -207,6 +214,7 @@ class Listener:
             server=Peer(Side.SERVER, str(self._destination.endpoint)),
             newlines=self._config.newlines,
             spool=spool,
+            posture=self._posture,
         )
 
         def closed(relay: Relay) -> None:
@@ -223,7 +231,8 @@ class Listener:
                 )
             )
 
-        relay = Relay(self._reactor, session, client, list(self._destination.addresses), closed=closed, failed=failed)
+        addresses = list(self._destination.addresses)
+        relay = Relay(self._reactor, session, client, addresses, closed=closed, failed=failed, tls=self._tls)
         self._sessions.add(relay, host)
 
     def close(self) -> None:

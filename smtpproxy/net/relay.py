@@ -17,9 +17,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from smtpproxy.net.handshakes import Handshakes, ListenerTLS
 from smtpproxy.net.link import Link, State
 from smtpproxy.net.reactor import Reactor
-from smtpproxy.session.effects import Abort, Close
+from smtpproxy.session.effects import Abort, Close, PrepareTLS, StartTLS
+from smtpproxy.session.securing import cut_short
 from smtpproxy.session.session import Session
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.errors import Side
@@ -44,6 +46,7 @@ class Relay:
         *,
         closed: Callable[["Relay"], None],
         failed: Callable[["Relay", BaseException], None],
+        tls: ListenerTLS | None = None,
     ) -> None:
         self.reactor = reactor
         self.session = session
@@ -61,7 +64,9 @@ class Relay:
         self._content_from = 0  # octets received before it
         self.client = Link(client, now)
         self.server: Link | None = None
-        self._done = False
+        self._listener_tls = tls
+        self._tls: Handshakes | None = None  # once there is something to encrypt
+        self.done = False
         self._crashed = False
         self._on_record = 0  # octets of session.to_client whose record was written
         self._answered = 0  # what the server's socket said when connecting was over
@@ -92,6 +97,8 @@ class Relay:
             self.server = Link(sock, self.reactor.now, State.OPEN if code == 0 else State.CONNECTING)
             self._since = self.reactor.now
             self.reactor.watch(self.server.fd, self)
+            if code == 0:
+                self.session.connected()
             return
         self.server = None
         self.session.connect_failed("; ".join(self._tried) or "the server's name has no address")
@@ -102,6 +109,7 @@ class Relay:
         if code == 0:
             link.state = State.OPEN
             link.event(mask)  # the greeting may have come with it
+            self.session.connected()
             self._since = self.reactor.now
         else:
             self._give_up_address(os.strerror(code))
@@ -128,7 +136,7 @@ class Relay:
 
     def read(self) -> None:
         """Read each side once, if it may be read, and feed the session. Never raises."""
-        if not self._done:
+        if not self.done:
             self._guard(self._read)
 
     def _guard(self, act: Callable[[], None]) -> None:
@@ -145,6 +153,9 @@ class Relay:
             if server.state is State.CONNECTING:
                 self._connecting(server, mask)
                 server = self.server
+        if self._tls is not None and session.securing is not None:
+            self._tls.advance()
+            client, server = self.client, self.server
         if server is not None and server.readable:
             if server.state is State.OPEN:
                 if session.wants(Side.SERVER):
@@ -171,13 +182,16 @@ class Relay:
         session = self.session
         try:
             data = link.receive(size)
-        except OSError as error:
-            self._lost(link, side, error)
+        except OSError:
+            self._lost(link, side)
             return
         if data is None:
             return
         if not data:
             link.readable = False
+            if link.truncated and cut_short(session, side):
+                self._lost(link, side)
+                return
         if side is Side.SERVER:
             session.server_sent(data)
             return
@@ -191,10 +205,10 @@ class Relay:
     def _look_for_reset(self) -> None:
         """A client that is not read just now and whose link broke: nothing can be told any more."""
         if self.client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._lost(self.client, Side.CLIENT, OSError("reset"))
+            self._lost(self.client, Side.CLIENT)
 
-    def _lost(self, link: Link, side: Side, error: OSError) -> None:
-        """The link broke (reset, unreachable, aborted): the same to the session as its end, but nothing can be sent."""
+    def _lost(self, link: Link, side: Side) -> None:
+        """The link broke (reset, unreachable, cut within TLS): its end to the session, but nothing can be sent."""
         self._drop(link)
         if side is Side.SERVER:
             self.session.to_server.clear()
@@ -216,32 +230,34 @@ class Relay:
     def write(self) -> None:
         """Send what the session says, carry out its effects. Never raises."""
         self._on_record = len(self.session.to_client)
-        if not self._done:
+        if not self.done:
             self._guard(self._write)
-        if not self._done:
+        if not self.done:
             self._guard(self._after)
 
     def _write(self) -> None:
         session, server, client = self.session, self.server, self.client
-        if session.to_server or session.incoming is not None:
+        if session.to_server or session.incoming is not None or (server is not None and server.unsent):
             self._write_server()
         if session.effects:
             self._carry_out()
-        if session.to_client:
+        if session.to_client or client.unsent:
             if client.state is State.OPEN or client.state is State.FLUSHING:
                 if not client.blocked:
                     try:
                         client.send(session.to_client, self.reactor.now)
-                    except OSError as error:
-                        self._lost(client, Side.CLIENT, error)
+                    except OSError:
+                        self._lost(client, Side.CLIENT)
                         self._carry_out()
             else:
                 session.to_client.clear()
-        if client.state is State.FLUSHING and not session.to_client:
+        if client.state is State.FLUSHING and not session.to_client and not client.unsent:
             self._let_go(client, Side.CLIENT)
         server = self.server
-        if server is not None and server.state is State.FLUSHING and not session.to_server:
+        if server is not None and server.state is State.FLUSHING and not session.to_server and not server.unsent:
             self._let_go(server, Side.SERVER)
+        if self._tls is not None and session.securing is not None:
+            self._tls.go()
 
     def _write_server(self) -> None:
         session, server = self.session, self.server
@@ -250,14 +266,14 @@ class Relay:
                 session.to_server.clear()
             return
         for _ in range(8):  # held-back content, a piece at a time; the rest in later turns
-            if session.to_server and not server.blocked:
+            if (session.to_server or server.unsent) and not server.blocked:
                 try:
                     server.send(session.to_server, self.reactor.now)
                 except OSError:
                     session.to_server.clear()
                     server.readable = server.ended = True  # it may have said why before it went: read that first
                     return
-            if session.to_server or session.incoming is None:
+            if session.to_server or server.unsent or session.incoming is None:
                 return
             session.drained()
             if not session.to_server:
@@ -279,7 +295,14 @@ class Relay:
                     link.state = State.FLUSHING
                     link.moved_at = self.reactor.now  # LINGER runs from here
             else:
-                raise NotImplementedError("TLS is not terminated yet: STARTTLS is refused by every rule set")
+                self._secure(effect)
+
+    def _secure(self, effect: PrepareTLS | StartTLS) -> None:
+        if self._tls is None:
+            if self._listener_tls is None:
+                raise AssertionError("a listener without TLS has a posture with it")
+            self._tls = Handshakes(self, self._listener_tls)
+        self._tls.carry_out(effect)
 
     def _let_go(self, link: Link, side: Side) -> None:
         """Everything has been sent: close so that it arrives."""
@@ -312,8 +335,10 @@ class Relay:
             self.reactor.ready(self)
 
     def _finish(self) -> None:
-        if not self._done:
-            self._done = True
+        if not self.done:
+            self.done = True
+            if self._tls is not None:
+                self._tls.over()
             self._closed(self)
 
     def _crash(self, error: Exception) -> None:
@@ -322,7 +347,7 @@ class Relay:
         session, client = self.session, self.client
         if self.server is not None:
             self._drop(self.server, reset=True)
-        if self._crashed or client.state not in (State.OPEN, State.FLUSHING):
+        if self._crashed or client.state not in (State.OPEN, State.FLUSHING) or not session.tellable:
             self._drop(client)
             self._finish()
             return
@@ -339,7 +364,7 @@ class Relay:
 
     def abandon(self) -> None:
         """Drop both links as they are: the proxy ends."""
-        if not self._done:
+        if not self.done:
             self._drop(self.client)
             if self.server is not None:
                 self._drop(self.server, reset=True)
@@ -349,7 +374,7 @@ class Relay:
 
     def check(self) -> None:
         """Called about once a second: is anyone waited for beyond patience? Never raises."""
-        if not self._done and not self.reactor.stalled:
+        if not self.done and not self.reactor.stalled:
             self._guard(self._check)
 
     def _check(self) -> None:
@@ -405,12 +430,12 @@ class Relay:
 
     def stop(self) -> None:
         """Stop now: 421 to the client, whatever it was doing. Never raises."""
-        if not self._done and not self.session.closed:
+        if not self.done and not self.session.closed:
             self._guard(self.session.stop)
             self.reactor.ready(self)
 
     def drain(self) -> None:
         """Stop when what is in flight is done. Never raises."""
-        if not self._done and not self.session.closed:
+        if not self.done and not self.session.closed:
             self._guard(self.session.drain)
             self.reactor.ready(self)

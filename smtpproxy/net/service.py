@@ -19,6 +19,7 @@ import trio
 from smtpproxy.audit.log import AuditLog, open_file
 from smtpproxy.config import Config
 from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets, printable
+from smtpproxy.net.materials import MaterialError, Materials
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.session.verdicts import Judge
 
@@ -43,6 +44,7 @@ class Service:
         self.set_wall_clock()
         self.audit = AuditLog(audit_fd, wall=lambda at: at + self._offset, trouble=self._trouble)
         self.reactor = Reactor(self.audit)
+        self.materials = Materials(config, self.reactor, time.time)
         self.sessions = Sessions(connections=config.connections, per_client=config.connections_per_client)
         self.listeners: list[Listener] = []
         self._destinations: list[Destination] = []
@@ -65,8 +67,11 @@ class Service:
 
         Raises:
             OSError: one of them can't be opened; `filename` says which.
+            MaterialError: what is configured for TLS can't work.
         """
+        await self.materials.start()
         for entry in self.config.listeners:
+            tls = await trio.to_thread.run_sync(self.materials.listener, entry)
             destination = Destination(entry.server)
             await destination.look_up()
             self._destinations.append(destination)
@@ -88,6 +93,7 @@ class Service:
                         limits=self.config.limits_table(),
                         patience=self.config.patience_table(),
                         spool=_spool,
+                        tls=tls,
                     )
                 )
                 announce(f"smtpproxy: listening on {printable(sock.getsockname())} (server {entry.server})")
@@ -98,6 +104,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.reactor.run)
                 nursery.start_soon(self._sweep)
+                nursery.start_soon(self.materials.run)
                 for destination in self._destinations:
                     nursery.start_soon(destination.keep_fresh)
                 task_status.started()
@@ -115,6 +122,7 @@ class Service:
         self.listeners.clear()
         for relay in tuple(self.sessions.relays):
             relay.abandon()
+        self.materials.close()
         self.reactor.close()
 
     async def _sweep(self) -> None:
@@ -126,6 +134,7 @@ class Service:
                 relay.check()
             for listener in self.listeners:
                 listener.check()
+            self.materials.check()
             self.reactor.wake()
 
     def reload(self) -> None:
@@ -221,6 +230,10 @@ async def run(config: Config, load: Callable[[], Judge | None]) -> int:
             service.close()
             service.exit_code = 3
             print(f"smtpproxy: can't listen on {error.filename}: {error.strerror}", file=sys.stderr)
+        except MaterialError as error:
+            service.close()
+            service.exit_code = 2
+            print(f"smtpproxy: {error}", file=sys.stderr)
         else:
             await service.run()
         nursery.cancel_scope.cancel()

@@ -30,7 +30,7 @@ class HandshakeError(Exception):
 class Channel:
     """One end of a TLS connection."""
 
-    __slots__ = ("_in", "_out", "_taken", "finished", "object", "truncated")
+    __slots__ = ("_in", "_out", "_taken", "broken", "finished", "object", "truncated")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Channel:
             self._in, self._out, server_side=server_side, server_hostname=hostname, session=session
         )
         self._taken = 0
+        self.broken: ssl.SSLError | None = None  # what the next `receive` raises
         self.finished = False  # the peer sent close_notify: nothing more is read
         self.truncated = False  # the link ended without it
 
@@ -102,11 +103,15 @@ class Channel:
     def receive(self, octets: bytes) -> bytes:
         """What came, in clear; b"" if it is no whole record yet, or if nothing will be read any more (`finished`).
 
+        Records in front of one that is broken are given first, so that it does not matter in what pieces they came.
+
         Raises:
             ssl.SSLError: it is no TLS, or was changed on its way.
         """
         if self.finished:
             return b""
+        if self.broken is not None:
+            raise self.broken
         incoming = self._in
         if octets:
             incoming.write(octets)
@@ -114,13 +119,19 @@ class Channel:
         pieces = []
         try:
             while incoming.pending:
-                pieces.append(inner.read(RECORD))
+                piece = inner.read(RECORD)
+                if not piece:  # close_notify, as Python has it; whatever stands behind it stays where it is
+                    self.finished = True
+                    break
+                pieces.append(piece)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
             self.finished = True
-        if pieces and not pieces[-1]:  # what read gives for close_notify, as Python has it
-            self.finished = True
+        except ssl.SSLError as error:
+            if not pieces:
+                raise
+            self.broken = error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def ended(self) -> None:

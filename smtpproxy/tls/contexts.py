@@ -58,15 +58,19 @@ def for_server(
         legacy, keylog: as in `for_client`.
 
     Raises:
-        CertificateError: our own certificate can't be used.
-        OSError: the roots can't be read.
+        CertificateError: our own certificate, or the roots, can't be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _settle(context, legacy, keylog)
     context.hostname_checks_common_name = False
     if verify:
         if roots:
-            context.load_verify_locations(cafile=roots)
+            try:
+                context.load_verify_locations(cafile=roots)
+            except ssl.SSLError as error:
+                raise CertificateError(f"{roots}: no certificates: {_reason(error)}") from None
+            except OSError as error:
+                raise CertificateError(f"{roots}: {error.strerror}") from None
         else:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
@@ -78,7 +82,8 @@ def for_server(
 
 
 def _settle(context: ssl.SSLContext, legacy: bool, keylog: str) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1 if legacy else ssl.TLSVersion.TLSv1_2
+    # The lowest there is: SSL 3.0 is off by an option in all contexts, and naming 1.0 is a warning to Python.
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED if legacy else ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_LEGACY_SUITES if legacy else _SUITES)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python's default, by which a cut link looks like an ended one
@@ -96,10 +101,13 @@ def _load(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
         # An empty passphrase: a key that has one fails, where OpenSSL would ask for it at the terminal.
         context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).lower().replace("_", " ")
-        raise CertificateError(f"not a certificate and its key: {reason}") from None
+        raise CertificateError(f"not a certificate and its key: {_reason(error)}") from None
     finally:
         os.close(descriptor)
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).lower().replace("_", " ")
 
 
 def read_pair(chain: str, key: str = "") -> tuple[bytes, bytes]:

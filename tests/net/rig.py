@@ -2,6 +2,7 @@
 
 `Rig` is what the service is made of (reactor, listener, audit file), without the service: no sweep runs, so time passes
 only where a test says so (`rig.wait(300)`), and nothing sleeps. Every wait has a deadline; ports are the kernel's.
+With `tls`, a table as in `[listener.tls]`, the listener has TLS; ends that speak it are in tls_rig.py.
 """
 
 import io
@@ -14,7 +15,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from typing import Any
 import trio
 
 from smtpproxy.audit.log import AuditLog, open_file
-from smtpproxy.config import ListenerConfig
+from smtpproxy.config import Config
+from smtpproxy.net.handshakes import ListenerTLS
 from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets
+from smtpproxy.net.materials import Materials
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.relay import Relay
+from smtpproxy.policy.judge import Judge as ShippedRules
 from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import Judge, PassAll
@@ -358,7 +362,7 @@ class Rig:
         path: Path | None,
         *,
         server: Server | None = None,
-        judge: Judge = OPEN,
+        judge: Judge | None = None,
         limits: Limits = LIMITS,
         patience: Patience = PATIENCE,
         connections: int = 10_000,
@@ -366,8 +370,13 @@ class Rig:
         newlines: str = "normalise",
         host: str = "127.0.0.1",
         spool: Callable[[], Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
+        ca: Path | None = None,
+        keylog: Path | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self.judge = judge
+        # STARTTLS is told, or not, by the shipped rules.
+        self.judge: Judge = judge or (OPEN if tls is None else ShippedRules())
         self.clock = Clock()
         self.audit = audit
         self.path = path
@@ -375,27 +384,57 @@ class Rig:
         self.reactor = Reactor(audit, self.clock)
         self.sessions = Sessions(connections=connections, per_client=per_client)
         name = f"[{self.server.host}]" if ":" in self.server.host else self.server.host
-        config = ListenerConfig.model_validate(
-            {"name": "smtp", "listen": f"[{host}]:0" if ":" in host else f"{host}:0",
-             "server": f"{name}:{self.server.port}", "newlines": newlines}
-        )  # fmt: skip
-        self.destination = Destination(config.server)
-        (sock,) = open_sockets(config.listen)
-        self.address = sock.getsockname()[:2]
-        self.family = sock.family
-        self.listener = Listener(
-            config,
-            sock,
-            self.destination,
-            self.reactor,
-            self.sessions,
-            audit,
-            judge=lambda: self.judge,
-            limits=limits,
-            patience=patience,
-            spool=spool or io.BytesIO,
+        listener = {
+            "name": "smtp",
+            "listen": f"[{host}]:0" if ":" in host else f"{host}:0",
+            "server": f"{name}:{self.server.port}",
+            "newlines": newlines,
+            **({"tls": tls} if tls is not None else {}),
+        }
+        config = Config.model_validate(
+            {"listener": [listener], "ca": {"directory": str(ca or "")}, "tls": {"keylog": str(keylog or "")}}
         )
+        (self.entry,) = config.listeners
+        self.materials = Materials(config, self.reactor, wall) if tls is not None else None
+        self.destination = Destination(self.entry.server)
+        self.limits = limits
+        self.patience = patience
+        self.spool = spool or io.BytesIO
+        self.listeners: list[Listener] = []
         self.clients: list[End] = []
+
+    async def open(self) -> None:
+        """What the service does before anybody is accepted."""
+        tls = None
+        if self.materials is not None:
+            await self.materials.start()
+            tls = self.materials.listener(self.entry)
+        self.address, self.family = self.listen(tls)
+
+    def listen(self, tls: ListenerTLS | None) -> tuple[tuple[str, int], int]:
+        """A listener; the address it is reached by."""
+        (sock,) = open_sockets(self.entry.listen)
+        self.listeners.append(
+            Listener(
+                self.entry,
+                sock,
+                self.destination,
+                self.reactor,
+                self.sessions,
+                self.audit,
+                judge=lambda: self.judge,
+                limits=self.limits,
+                patience=self.patience,
+                spool=self.spool,
+                tls=tls,
+            )
+        )
+        return sock.getsockname()[:2], sock.family
+
+    @property
+    def listener(self) -> Listener:
+        """The first one."""
+        return self.listeners[0]
 
     async def connect(self, *, send: int = 0, receive: int = 0) -> End:
         """A client; `send` and `receive` are sizes of its kernel buffers."""
@@ -431,7 +470,10 @@ class Rig:
         self.reactor.tick()
         for relay in tuple(self.sessions.relays):
             relay.check()
-        self.listener.check()
+        for listener in self.listeners:
+            listener.check()
+        if self.materials is not None:
+            self.materials.check()
         self.reactor.wake()
 
     def records(self, kind: str = "", **members: Any) -> list[dict[str, Any]]:
@@ -458,9 +500,12 @@ class Rig:
 
     def close(self) -> None:
         """Let go of everything."""
-        self.listener.close()
+        for listener in self.listeners:
+            listener.close()
         for relay in tuple(self.sessions.relays):
             relay.abandon()
+        if self.materials is not None:
+            self.materials.close()
         self.reactor.close()
         for client in self.clients:
             client.close()
@@ -493,6 +538,7 @@ async def rig(folder: Path, *, descriptor: int | None = None, faults: int = 0, *
     made = Rig(audit, path, **options)
     try:
         async with trio.open_nursery() as nursery:
+            await made.open()
             nursery.start_soon(made.reactor.run)
             yield made
             await settled()

@@ -1,0 +1,206 @@
+"""What a listener shows to its clients: a certificate that was given, or one made after the server's own.
+
+- Given ones are chosen by the name the client asks for (SNI) and looked at again once a second: what changed on disk is
+  used for the next session, and what can't be used is told in the log while the old one stays in force.
+- Where none was given one is made: like the server's, with a key of its own, by the CA if the server was verified, else
+  self-signed. A client that verifies then fails as it would without the proxy; never is a certificate that did not
+  verify made into one that does (attacks.md H2, H11).
+- Making one takes a while, so it is made once: whoever asks meanwhile waits for the same one (single flight), and it is
+  kept, with its context, for as long as it is good. How many are kept is bounded; the one not asked for longest goes.
+"""
+
+import os
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+import structlog
+
+from smtpproxy.config import CertificateConfig
+from smtpproxy.net.signing import Signer
+from smtpproxy.tls.certificates import facts
+from smtpproxy.tls.contexts import CertificateError, for_client, read_pair
+from smtpproxy.tls.minting import Leaf, Likeness, likeness, likeness_of, self_signed
+
+log = structlog.get_logger()
+
+KEPT = 1000  # made certificates of a listener
+GOOD = 12 * 3600.0  # seconds a made one is used; it is valid for longer
+DAYS = 30  # a self-signed one is valid at most
+
+
+class Pair(NamedTuple):
+    """A certificate (DER), its names, and the context that shows it."""
+
+    leaf: bytes
+    names: tuple[str, ...]
+    context: ssl.SSLContext
+
+
+class Identity(NamedTuple):
+    """What a client will be shown."""
+
+    choose: Callable[[str], Pair]  # by the name it asks for
+    shown: str  # "given", "minted" or "self-signed"
+
+
+Done = Callable[[Identity | str], None]  # the identity, or why there is none
+
+
+class Given:
+    """Certificates from files.
+
+    Raises:
+        CertificateError: one of them can't be used.
+    """
+
+    def __init__(self, certificates: Sequence[CertificateConfig], *, legacy: bool, keylog: str) -> None:
+        self._certificates = tuple(certificates)
+        self._legacy = legacy
+        self._keylog = keylog
+        self._seen = self._look()
+        self._pairs = self._load()
+
+    def _load(self) -> list[Pair]:
+        pairs = []
+        for entry in self._certificates:
+            chain, key = read_pair(entry.chain, entry.key)
+            leaf = first_certificate(chain)
+            context = for_client(chain, key, legacy=self._legacy, keylog=self._keylog)
+            pairs.append(Pair(leaf, tuple(name.lower() for name in facts(leaf).names), context))
+        return pairs
+
+    def _look(self) -> list[object]:
+        """What tells whether a file is another one than before."""
+        found: list[object] = []
+        for path in (path for entry in self._certificates for path in (entry.chain, entry.key) if path):
+            try:
+                status = os.stat(path)
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+            except OSError as error:
+                found.append(error.errno)
+        return found
+
+    def check(self) -> None:
+        """Read them again if they changed; what can't be used leaves the old ones in force."""
+        seen = self._look()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._pairs = self._load()
+        except CertificateError as error:
+            log.error("a certificate was not reloaded: the one in force stays", why=str(error))
+        else:
+            log.info("certificates reloaded", files=len(self._pairs))
+
+    def identity(self) -> Identity:
+        """What is in force now."""
+        pairs = self._pairs
+
+        def choose(name: str) -> Pair:
+            for pair in pairs:
+                if any(fits(one, name) for one in pair.names):
+                    return pair
+            return pairs[0]
+
+        return Identity(choose, "given")
+
+
+class Made:
+    """Certificates made after the servers' own."""
+
+    def __init__(
+        self, signer: Signer | None, host: str, *, trusted: bool, legacy: bool, keylog: str, wall: Callable[[], float]
+    ) -> None:
+        """`host`: what is certified where the server shows nothing; `trusted`: by the CA, then, or self-signed."""
+        self._signer = signer
+        self._host = host
+        self._trusted = trusted
+        self._legacy = legacy
+        self._keylog = keylog
+        self._wall = wall
+        self._kept: OrderedDict[tuple[bytes, bool], tuple[Identity, float]] = OrderedDict()
+        self._waiting: dict[tuple[bytes, bool], list[Done]] = {}
+
+    def prepare(self, leaf: bytes, verified: bool, done: Done) -> None:
+        """Have one like `leaf` (DER; b"": the server showed none); `done` is called once, perhaps at once."""
+        by_ca = self._signer is not None and (verified if leaf else self._trusted)
+        key = sha256(leaf).digest(), by_ca
+        found = self._kept.get(key)
+        if found is not None:
+            if self._wall() < found[1]:
+                self._kept.move_to_end(key)
+                done(found[0])
+                return
+            del self._kept[key]
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.append(done)
+            return
+        like, by_ca = self._like(leaf, by_ca)
+        if self._signer is None or not by_ca:
+            done(self._keep(key, like, self_signed(like, self._wall(), DAYS), "self-signed"))
+            return
+        self._waiting[key] = [done]
+        self._signer.mint(like, lambda made: self._minted(key, like, made))
+
+    def _like(self, leaf: bytes, by_ca: bool) -> tuple[Likeness, bool]:
+        """What is made; one that can't be read is never the CA's to vouch for."""
+        if leaf:
+            try:
+                like = likeness(leaf)
+                return like, by_ca and bool(like.names)  # DANE verifies without a name, the CA signs none
+            except ValueError as error:
+                log.warning("the server's certificate can't be mirrored", server=self._host, why=str(error))
+                by_ca = False
+        return likeness_of(self._host, self._wall()), by_ca
+
+    def _minted(self, key: tuple[bytes, bool], like: Likeness, made: Leaf | str) -> None:
+        waiting = self._waiting.pop(key)
+        if isinstance(made, str):
+            answer: Identity | str = f"no certificate from the CA: {made}"
+        else:
+            answer = self._keep(key, like, made, "minted")
+        for done in waiting:
+            done(answer)
+
+    def _keep(self, key: tuple[bytes, bool], like: Likeness, made: Leaf, shown: str) -> Identity | str:
+        try:
+            context = for_client(made.chain, made.key, legacy=self._legacy, keylog=self._keylog)
+            pair = Pair(first_certificate(made.chain), like.names, context)
+        except CertificateError as error:
+            return f"what was made can't be used: {error}"
+        identity = Identity(lambda _: pair, shown)
+        now = self._wall()
+        # One whose time is over (the server's is) is made again every minute: it is none that is asked for often.
+        self._kept[key] = identity, max(min(now + GOOD, like.not_after - 60.0), now + 60.0)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return identity
+
+
+def first_certificate(chain: bytes) -> bytes:
+    """The first certificate of a PEM file, as DER.
+
+    Raises:
+        CertificateError: there is none.
+    """
+    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+    start = chain.find(begin)
+    stop = chain.find(end, start)
+    try:
+        if start < 0 or stop < 0:
+            raise ValueError
+        return ssl.PEM_cert_to_DER_cert(chain[start : stop + len(end)].decode("ascii"))
+    except ValueError:
+        raise CertificateError("no certificate in PEM form") from None
+
+
+def fits(pattern: str, name: str) -> bool:
+    """A certificate's name against the one asked for: `*` stands for a whole first label (RFC 9525 §6.3)."""
+    if pattern == name:
+        return bool(name)
+    return pattern.startswith("*.") and name.partition(".")[2] == pattern[2:] and bool(name.partition(".")[0])

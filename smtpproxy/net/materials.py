@@ -1,0 +1,160 @@
+"""What a running proxy needs for TLS, made from its configuration: contexts, certificates, the signing process, and
+what resolvers are asked for.
+
+All of it is made before the first connection is accepted, so that what can't work is said at once, in one line and with
+the name of the file; `look` does the same for `smtpproxy check`, without asking anybody.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+import trio
+
+from smtpproxy.config import CertificateConfig, Config, ListenerConfig, Mistake, missing
+from smtpproxy.net.handshakes import ListenerTLS
+from smtpproxy.net.identities import Given, Made
+from smtpproxy.net.reactor import Reactor
+from smtpproxy.net.signing import Signer, SignerError
+from smtpproxy.net.towards import Towards
+from smtpproxy.net.trust import Resolver, Trust, TrustError
+from smtpproxy.policy.toml import KeyPath
+from smtpproxy.session.postures import ServerTLS
+from smtpproxy.tls.authority import AuthorityError, certificate
+from smtpproxy.tls.contexts import CertificateError, read_pair
+from smtpproxy.tls.verifying import Roots
+
+log = structlog.get_logger()
+
+KEYLOG_WARNING = "the keys of all TLS sessions are written to a file: who has it can read everything"
+
+
+class MaterialError(Exception):
+    """What is configured for TLS can't work; the text says what."""
+
+
+class Materials:
+    """TLS for all listeners of a proxy."""
+
+    def __init__(self, config: Config, reactor: Reactor, wall: Callable[[], float]) -> None:
+        self._config = config
+        self._wall = wall
+        self._trusts: list[Trust] = []
+        self._listeners: list[ListenerTLS] = []
+        self._keylog = config.tls.keylog
+        ca = config.ca
+        self.signer: Signer | None = None
+        if ca.directory and any(not listener.tls.certificates for listener in config.listeners):
+            self.signer = Signer(
+                reactor,
+                Path(ca.directory),
+                Path(ca.passphrase_file) if ca.passphrase_file else None,
+                days=ca.days,
+                rate=ca.rate,
+                burst=ca.burst,
+                log_level=config.log.level,
+                log_json=config.log.format == "json",
+            )
+
+    async def start(self) -> None:
+        """The signing process first, so that nobody is accepted before it is there.
+
+        Raises:
+            MaterialError: it can't be started, or the key log can't be written.
+        """
+        if self._keylog:
+            log.warning(KEYLOG_WARNING, file=self._keylog)
+            try:
+                os.close(os.open(self._keylog, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+            except OSError as error:
+                raise MaterialError(f"the key log {self._keylog} can't be written: {error.strerror}") from error
+        if self.signer is not None:
+            try:
+                await self.signer.start()
+            except SignerError as error:
+                raise MaterialError(str(error)) from error
+
+    def listener(self, entry: ListenerConfig) -> ListenerTLS:
+        """TLS of one listener.
+
+        Raises:
+            MaterialError: a file can't be used, or what is asked for can't be had.
+        """
+        tls = entry.tls
+        entry.posture()  # may take a while the first time: this machine's name is looked up
+        trust = None
+        try:
+            if tls.verify in ("dane", "mta-sts"):
+                dns = self._config.dns
+                servers = tuple((server.host, server.port) for server in dns.servers)
+                trust = Trust(
+                    tls.verify, entry.server_name, entry.server.port, tls.policy_domain, Resolver(servers, dns.trusted)
+                )
+                self._trusts.append(trust)
+            towards = Towards(tls, entry.server_name, trust=trust, keylog=self._keylog, wall=self._wall)
+            identities: Given | Made
+            if tls.certificates:
+                identities = Given(tls.certificates, legacy=tls.legacy, keylog=self._keylog)
+            else:
+                identities = Made(
+                    self.signer,
+                    entry.server_name,
+                    trusted=tls.server is ServerTLS.NEVER,
+                    legacy=tls.legacy,
+                    keylog=self._keylog,
+                    wall=self._wall,
+                )
+        except (CertificateError, TrustError, ValueError, OSError) as error:
+            raise MaterialError(f"listener {entry.name}: {error}") from error
+        made = ListenerTLS(towards, identities, keylog=bool(self._keylog))
+        self._listeners.append(made)
+        return made
+
+    async def run(self) -> None:
+        """Keep fresh what is known from resolvers."""
+        async with trio.open_nursery() as nursery:
+            for trust in self._trusts:
+                nursery.start_soon(trust.run)
+
+    def check(self) -> None:
+        """Called about once a second."""
+        if self.signer is not None:
+            self.signer.check()
+        for listener in self._listeners:
+            listener.check()
+
+    def close(self) -> None:
+        """End the signing process."""
+        if self.signer is not None:
+            self.signer.close()
+
+
+def look(config: Config) -> Iterator[Mistake]:
+    """What is wrong with the files the configuration names. Nothing is started, and the CA's key not opened."""
+    found = list(missing(config))
+    yield from found
+    if found:  # what is not there can't be read
+        return
+    for index, listener in enumerate(config.listeners):
+        here = ("listener", index, "tls")
+        pairs: list[tuple[KeyPath, CertificateConfig]] = [
+            ((*here, "certificates", number), pair) for number, pair in enumerate(listener.tls.certificates)
+        ]
+        if listener.tls.client_certificate is not None:
+            pairs.append(((*here, "client_certificate"), listener.tls.client_certificate))
+        for place, pair in pairs:
+            try:
+                read_pair(pair.chain, pair.key)
+            except CertificateError as error:
+                yield Mistake(place, str(error), "a PEM certificate and its key, without passphrase")
+        if listener.tls.roots:
+            try:
+                Roots.file(listener.tls.roots)
+            except ValueError as error:
+                yield Mistake((*here, "roots"), str(error), "a file of PEM certificates")
+    if config.ca.directory:
+        try:
+            certificate(Path(config.ca.directory))
+        except AuthorityError as error:
+            yield Mistake(("ca", "directory"), str(error), "what `smtpproxy ca init` makes")

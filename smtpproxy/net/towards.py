@@ -1,0 +1,200 @@
+"""TLS towards the server: what its certificate must be, and whether it is.
+
+By `verify` of the listener:
+
+    record    every certificate is taken; the record says whether it would have passed, and why not
+    verify    chain and name, by OpenSSL within the handshake; else no TLS, and no session in clear either
+    dane      one of its TLSA records (RFC 7672); no records that count, no TLS
+    mta-sts   while the policy is `enforce`: the name is one of its mx, and chain and name as for `verify`; while it is
+              `testing`, or there is none, as for `record`
+
+Sessions are resumed: a ticket of the server is used once (RFC 8446 §C.4), by this listener only, for an hour at most. A
+resumed session was verified when it was made; its certificate is there still, and looked at by the same rules.
+"""
+
+import ssl
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from smtpproxy.config import TLSConfig, is_address
+from smtpproxy.net.trust import Knowledge, Trust
+from smtpproxy.tls.channel import Channel, HandshakeError
+from smtpproxy.tls.contexts import for_server, read_pair
+from smtpproxy.tls.dane import check_dane
+from smtpproxy.tls.mtasts import Mode
+from smtpproxy.tls.verdict import HOST_MISMATCH, NOT_TRUSTED, Verdict
+from smtpproxy.tls.verifying import Roots, openssl_verdict, verify_chain
+
+TICKETS = 256  # kept for the next sessions
+TICKET_AGE = 3600.0  # seconds
+VERDICTS, VERDICT_AGE = 256, 600.0  # kept, and for how many seconds
+_NOTHING = Knowledge()
+_VERIFIED = Verdict(True)
+
+
+class Ticket(NamedTuple):
+    """A session that may be resumed, once."""
+
+    session: ssl.SSLSession
+    until: float  # Unix seconds
+    chain: tuple[bytes, ...]  # what the server showed: of a resumed session OpenSSL knows the first certificate only
+
+
+class Attempt(NamedTuple):
+    """A handshake with the server, and what is known about it."""
+
+    channel: Channel
+    strict: bool  # OpenSSL verifies
+    knowledge: Knowledge
+    ticket: Ticket | None = None  # the session it tries to resume
+
+
+class Towards:
+    """TLS towards the server of one listener, whose certificate is to be for `name`.
+
+    Raises:
+        CertificateError, OSError, ValueError: a file that is configured can't be used.
+    """
+
+    def __init__(
+        self,
+        config: TLSConfig,
+        name: str,
+        *,
+        trust: Trust | None,
+        keylog: str,
+        wall: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.sni = "" if is_address(name) else name  # RFC 6066 §3: names only
+        self._kind = config.verify
+        self._trust = trust
+        self._wall = wall
+        # By whether OpenSSL verifies: what was made without is never resumed where it is demanded.
+        self._tickets: dict[bool, deque[Ticket]] = {strict: deque(maxlen=TICKETS) for strict in (False, True)}
+        chain = key = b""
+        if config.client_certificate is not None:
+            chain, key = read_pair(config.client_certificate.chain, config.client_certificate.key)
+
+        def context(verify: bool) -> ssl.SSLContext:
+            return for_server(
+                verify=verify, roots=config.roots, chain=chain, key=key, legacy=config.legacy, keylog=keylog
+            )
+
+        strict = config.verify in ("verify", "mta-sts")
+        self._taking = context(False)
+        self._strict = context(True) if strict else None
+        self._roots: Roots | None = None
+        self._no_roots = ""
+        try:
+            self._roots = Roots.file(config.roots) if config.roots else Roots.system()
+        except ValueError as error:
+            if config.roots:
+                raise
+            self._no_roots = str(error)  # a small system: nothing verifies, and the record says why
+        self._verdicts: OrderedDict[bytes, tuple[Verdict, float]] = OrderedDict()
+
+    def ask(self, done: Callable[[Knowledge], None]) -> None:
+        """What has to be known before a handshake; `done` is called once, perhaps at once."""
+        if self._trust is None:
+            done(_NOTHING)
+        else:
+            self._trust.ask(done)
+
+    def begin(self, knowledge: Knowledge) -> Attempt:
+        """A handshake, as what is known demands it.
+
+        Raises:
+            HandshakeError: it must not even be tried.
+        """
+        strict = self._kind == "verify"
+        if self._kind == "dane" and not knowledge.records:
+            raise HandshakeError(knowledge.why, knowledge.result)
+        if self._kind == "mta-sts" and knowledge.policy is not None and knowledge.policy.mode is Mode.ENFORCE:
+            if not knowledge.policy.matches(self.name):
+                raise HandshakeError(f"{self.name} is none of the MX hosts of the MTA-STS policy", HOST_MISMATCH)
+            strict = True
+        context = self._strict if strict else self._taking
+        if context is None:
+            raise AssertionError("no context that verifies")
+        ticket = self._ticket(strict)
+        session = ticket.session if ticket is not None else None
+        channel = Channel(context, server_side=False, hostname=self.name, session=session)
+        return Attempt(channel, strict, knowledge, ticket)
+
+    def _ticket(self, strict: bool) -> Ticket | None:
+        tickets = self._tickets[strict]
+        while tickets:
+            ticket = tickets.pop()
+            if self._wall() < ticket.until:
+                return ticket
+        return None
+
+    def keep(self, attempt: Attempt) -> None:
+        """The link is over, and its handshake succeeded: its last ticket is for another one, if it is a new one."""
+        session, ticket = attempt.channel.object.session, attempt.ticket
+        if session is None or not (session.has_ticket or session.id):
+            return
+        if ticket is None or session != ticket.session:
+            self._tickets[attempt.strict].append(Ticket(session, self._wall() + TICKET_AGE, _chain(attempt)))
+
+    def look(self, attempt: Attempt) -> Verdict:
+        """Whether the server is who it should be.
+
+        Raises:
+            HandshakeError: it is not, and has to be.
+        """
+        if attempt.strict:
+            return _VERIFIED
+        knowledge = attempt.knowledge
+        if self._kind == "dane":
+            verdict = check_dane(knowledge.records, _chain(attempt), self.name, self._wall())
+            if not verdict.verified:
+                raise HandshakeError(verdict.why, verdict.result)
+            return verdict
+        verdict = self._chain_and_name(attempt)
+        if knowledge.policy is not None and not knowledge.policy.matches(self.name):  # testing
+            verdict = Verdict(False, HOST_MISMATCH, f"{self.name} is none of the MX hosts of the MTA-STS policy")
+        if knowledge.result and verdict.verified:
+            return Verdict(True, knowledge.result, knowledge.why)
+        return verdict
+
+    def _chain_and_name(self, attempt: Attempt) -> Verdict:
+        """By our own look. Who shows a leaf again has its key again: the verdict on it is kept for a while."""
+        if self._roots is None:
+            return Verdict(False, NOT_TRUSTED, self._no_roots)
+        leaf, now = attempt.channel.leaf(), self._wall()
+        found = self._verdicts.get(leaf)
+        if found is not None and now < found[1]:
+            return found[0]
+        verdict = verify_chain(_chain(attempt), self.name, self._roots, now)
+        self._verdicts[leaf] = verdict, now + VERDICT_AGE
+        self._verdicts.move_to_end(leaf)
+        while len(self._verdicts) > VERDICTS:
+            self._verdicts.popitem(last=False)
+        return verdict
+
+    @staticmethod
+    def refused(error: HandshakeError) -> HandshakeError:
+        """Why OpenSSL did not take the server's certificate, in the words of the record."""
+        if error.refused is None:
+            return error
+        verdict = openssl_verdict(error.refused)
+        return HandshakeError(verdict.why, verdict.result)
+
+    def broken(self, knowledge: Knowledge, shown: str, leaf: bytes) -> tuple[str, ...]:
+        """The promises to the client that what it is shown will break, if it looks at them."""
+        broken = []
+        if knowledge.records and not check_dane(knowledge.records, [leaf], self.name, self._wall()).verified:
+            broken.append("dane")
+        if knowledge.policy is not None and knowledge.policy.mode is Mode.ENFORCE and shown != "given":
+            broken.append("mta-sts")
+        return tuple(broken)
+
+
+def _chain(attempt: Attempt) -> tuple[bytes, ...]:
+    """What the server showed, DER, its own first; of a resumed session when that was made."""
+    if attempt.ticket is not None and attempt.channel.object.session_reused:
+        return attempt.ticket.chain
+    return tuple(attempt.channel.chain())
