@@ -70,3 +70,24 @@ def test_the_core_is_profiled() -> None:
     assert rows[0] == "| µs of CPU, least (median) | session | session + audit |"
     assert len(rows) == 5
     assert all(re.fullmatch(r"\| [^|]+ \| \d+ \(\d+\) \| \d+ \(\d+\) \|", row) for row in rows[2:]), done.stdout
+
+
+def test_handshakes_are_measured() -> None:
+    """A kept certificate against a given one, and minting: each has its row."""
+    try:
+        find("setpriv")
+    except PeerUnavailable as error:
+        unavailable(error)
+    argv = [sys.executable, str(REPOSITORY / "bench" / "tls.py"), "--rounds", "1", "--sessions", "10", "--names", "3"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()]
+    assert rows[0] == ["certificate", "CPU µs/session", "TLS", "TLS × given", "s"]
+    assert [row[0] for row in rows[2:]] == [
+        "in clear",
+        "given",
+        "minted, kept",
+        "given, 3 servers",
+        "minted, 3 servers, each for the first time",
+    ]
+    assert all(len(row) == 5 for row in rows)

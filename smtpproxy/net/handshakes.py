@@ -81,7 +81,7 @@ class Handshakes:
     def carry_out(self, effect: PrepareTLS | StartTLS) -> None:
         """The session wants this."""
         self._pending = effect
-        self._outcome = None
+        self._outcome = self._link = self._octets = None
         self._asked += 1  # nothing that was asked for an older effect counts any more
 
     def go(self) -> None:
@@ -134,10 +134,7 @@ class Handshakes:
     # ------------------------------------------------------------------------------------------------ what happens
 
     def advance(self) -> None:
-        """Called whenever the relay reads."""
-        if self._relay.session.securing is None:  # given up, or done
-            self._pending = self._outcome = self._link = self._octets = None
-            return
+        """Called whenever the relay reads, while a link is being encrypted."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
             outcome()
@@ -208,7 +205,7 @@ class Handshakes:
             self._fail(identity)
         else:
             self._identity = identity
-            self._relay.session.tls_ready()
+            self._relay.session.tls_ready(early=self._relay.client.readable and self._relay.client.talked())
 
     def _greet(self) -> None:
         """The ClientHello."""
@@ -259,8 +256,3 @@ class Handshakes:
                 broken=self._tls.towards.broken(self._knowledge, identity.shown, pair.leaf),
             ),
         )
-
-    def over(self) -> None:
-        """The session is over: the server's ticket may serve another one, if its handshake came to its end."""
-        if self._attempt is not None and self._relay.session.server.tls is not None:
-            self._tls.towards.keep(self._attempt)

@@ -6,6 +6,7 @@ the name of the file; `look` does the same for `smtpproxy check`, without asking
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class Materials:
         if self._keylog:
             log.warning(KEYLOG_WARNING, file=self._keylog)
             try:
-                os.close(os.open(self._keylog, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+                _private(self._keylog)
             except OSError as error:
                 raise MaterialError(f"the key log {self._keylog} can't be written: {error.strerror}") from error
         if self.signer is not None:
@@ -128,6 +129,16 @@ class Materials:
         """End the signing process."""
         if self.signer is not None:
             self.signer.close()
+
+
+def _private(path: str) -> None:
+    """A file only its owner can read, new or not. What is no file (a terminal) is left as it is."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def look(config: Config) -> Iterator[Mistake]:

@@ -63,6 +63,7 @@ class Reactor:
         self._ready: list[Worker] = []  # have something to do without any event
         self.now = clock()
         self.stalled = False  # the record can't be written just now
+        self._asleep = False  # waiting for an event
         self.resumed_at = float("-inf")  # when it last could again
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch_level(self._wake, self)
@@ -90,8 +91,10 @@ class Reactor:
             self._ready.append(worker)
 
     def wake(self) -> None:
-        """Have a turn now: called by who made somebody ready outside a turn."""
-        os.eventfd_write(self._wake, 1)
+        """Have a turn now: called by who made somebody ready, perhaps outside a turn."""
+        if self._asleep:
+            self._asleep = False
+            os.eventfd_write(self._wake, 1)
 
     def event(self, fd: int, mask: int) -> None:
         """Somebody called `wake`."""
@@ -111,7 +114,9 @@ class Reactor:
             events = poll(0, EVENTS)
             if not events and not self._ready:
                 if self._record.flush():  # what was recorded while sending: sessions that ended
+                    self._asleep = True
                     await trio.lowlevel.wait_readable(descriptor)
+                    self._asleep = False
                 else:
                     await self._stall()
                 continue

@@ -337,8 +337,6 @@ class Relay:
     def _finish(self) -> None:
         if not self.done:
             self.done = True
-            if self._tls is not None:
-                self._tls.over()
             self._closed(self)
 
     def _crash(self, error: Exception) -> None:

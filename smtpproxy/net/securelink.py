@@ -51,7 +51,10 @@ class SecureLink(Link):
                 self._flush(now)
             if done:
                 self._waiting = channel.waiting
+                self.readable = self.readable or self._waiting
                 return True
+            if not self.readable:
+                return False
             try:
                 octets = self.socket.recv(PIECE)
             except BlockingIOError:
@@ -59,6 +62,8 @@ class SecureLink(Link):
                 return False
             if not octets:
                 raise EOFError
+            if len(octets) < PIECE and not self.ended:
+                self.readable = False  # as in Link.receive
 
     # ------------------------------------------------------------------------------------------------- as any link
 

@@ -8,12 +8,12 @@ By `verify` of the listener:
     mta-sts   while the policy is `enforce`: the name is one of its mx, and chain and name as for `verify`; while it is
               `testing`, or there is none, as for `record`
 
-Sessions are resumed: a ticket of the server is used once (RFC 8446 §C.4), by this listener only, for an hour at most. A
-resumed session was verified when it was made; its certificate is there still, and looked at by the same rules.
+No session is resumed on this link: Python copies it whenever it is taken out or put in, which costs what resuming saves
+(bench/README.md has the figures). So each server shows its certificate, and proves its key, every time.
 """
 
 import ssl
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,19 +26,9 @@ from smtpproxy.tls.mtasts import Mode
 from smtpproxy.tls.verdict import HOST_MISMATCH, NOT_TRUSTED, Verdict
 from smtpproxy.tls.verifying import Roots, openssl_verdict, verify_chain
 
-TICKETS = 256  # kept for the next sessions
-TICKET_AGE = 3600.0  # seconds
 VERDICTS, VERDICT_AGE = 256, 600.0  # kept, and for how many seconds
 _NOTHING = Knowledge()
 _VERIFIED = Verdict(True)
-
-
-class Ticket(NamedTuple):
-    """A session that may be resumed, once."""
-
-    session: ssl.SSLSession
-    until: float  # Unix seconds
-    chain: tuple[bytes, ...]  # what the server showed: of a resumed session OpenSSL knows the first certificate only
 
 
 class Attempt(NamedTuple):
@@ -47,7 +37,6 @@ class Attempt(NamedTuple):
     channel: Channel
     strict: bool  # OpenSSL verifies
     knowledge: Knowledge
-    ticket: Ticket | None = None  # the session it tries to resume
 
 
 class Towards:
@@ -71,8 +60,6 @@ class Towards:
         self._kind = config.verify
         self._trust = trust
         self._wall = wall
-        # By whether OpenSSL verifies: what was made without is never resumed where it is demanded.
-        self._tickets: dict[bool, deque[Ticket]] = {strict: deque(maxlen=TICKETS) for strict in (False, True)}
         chain = key = b""
         if config.client_certificate is not None:
             chain, key = read_pair(config.client_certificate.chain, config.client_certificate.key)
@@ -118,26 +105,7 @@ class Towards:
         context = self._strict if strict else self._taking
         if context is None:
             raise AssertionError("no context that verifies")
-        ticket = self._ticket(strict)
-        session = ticket.session if ticket is not None else None
-        channel = Channel(context, server_side=False, hostname=self.name, session=session)
-        return Attempt(channel, strict, knowledge, ticket)
-
-    def _ticket(self, strict: bool) -> Ticket | None:
-        tickets = self._tickets[strict]
-        while tickets:
-            ticket = tickets.pop()
-            if self._wall() < ticket.until:
-                return ticket
-        return None
-
-    def keep(self, attempt: Attempt) -> None:
-        """The link is over, and its handshake succeeded: its last ticket is for another one, if it is a new one."""
-        session, ticket = attempt.channel.object.session, attempt.ticket
-        if session is None or not (session.has_ticket or session.id):
-            return
-        if ticket is None or session != ticket.session:
-            self._tickets[attempt.strict].append(Ticket(session, self._wall() + TICKET_AGE, _chain(attempt)))
+        return Attempt(Channel(context, server_side=False, hostname=self.name), strict, knowledge)
 
     def look(self, attempt: Attempt) -> Verdict:
         """Whether the server is who it should be.
@@ -149,7 +117,7 @@ class Towards:
             return _VERIFIED
         knowledge = attempt.knowledge
         if self._kind == "dane":
-            verdict = check_dane(knowledge.records, _chain(attempt), self.name, self._wall())
+            verdict = check_dane(knowledge.records, attempt.channel.chain(), self.name, self._wall())
             if not verdict.verified:
                 raise HandshakeError(verdict.why, verdict.result)
             return verdict
@@ -168,7 +136,7 @@ class Towards:
         found = self._verdicts.get(leaf)
         if found is not None and now < found[1]:
             return found[0]
-        verdict = verify_chain(_chain(attempt), self.name, self._roots, now)
+        verdict = verify_chain(attempt.channel.chain(), self.name, self._roots, now)
         self._verdicts[leaf] = verdict, now + VERDICT_AGE
         self._verdicts.move_to_end(leaf)
         while len(self._verdicts) > VERDICTS:
@@ -191,10 +159,3 @@ class Towards:
         if knowledge.policy is not None and knowledge.policy.mode is Mode.ENFORCE and shown != "given":
             broken.append("mta-sts")
         return tuple(broken)
-
-
-def _chain(attempt: Attempt) -> tuple[bytes, ...]:
-    """What the server showed, DER, its own first; of a resumed session when that was made."""
-    if attempt.ticket is not None and attempt.channel.object.session_reused:
-        return attempt.ticket.chain
-    return tuple(attempt.channel.chain())

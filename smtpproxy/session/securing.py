@@ -279,14 +279,14 @@ def _begin(session: "Session", securing: Securing, effect: PrepareTLS | StartTLS
     session.effects.append(effect)
 
 
-def ready(session: "Session") -> None:
+def ready(session: "Session", *, early: bool) -> None:
     """A certificate for the client is there: the 220 is told, if a command asked for it, and the handshake begins."""
     securing = session.securing
     if session.closed or securing is None or securing.step is not Step.CERTIFICATE:
         return
-    if _injected(session):
-        return
     exchange = securing.exchange
+    if _injected(session, early=early and exchange is not None):  # a ClientHello, perhaps: it has to wait for the 220
+        return
     session.securing = Securing(Step.CLIENT, exchange)
     if exchange is not None:
         if securing.reply is not None:
@@ -397,13 +397,14 @@ def shown(info: TLSInfo | None) -> dict[str, Any] | None:
     return facts
 
 
-def _injected(session: "Session") -> bool:
-    """Octets came in clear behind STARTTLS."""
-    if not session.reading.left:
+def _injected(session: "Session", *, early: bool = False) -> bool:
+    """Octets came in clear behind STARTTLS; `early`: they wait on the link."""
+    if not session.reading.left and not early:
         return False
     session.securing = None
     closing.abort_server(session)
-    session.client_violated("octets-behind-starttls", f"{session.reading.left} octets")
+    why = f"{session.reading.left} octets" if session.reading.left else "before the 220"
+    session.client_violated("octets-behind-starttls", why)
     return True
 
 

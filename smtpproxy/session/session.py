@@ -168,9 +168,9 @@ class Session:
         """The server's link is open."""
         securing.connected(self)
 
-    def tls_ready(self) -> None:
-        """The certificate a `PrepareTLS` effect asked for is there."""
-        securing.ready(self)
+    def tls_ready(self, *, early: bool = False) -> None:
+        """The certificate a `PrepareTLS` effect asked for is there. `early`: so are octets of the client, unread."""
+        securing.ready(self, early=early)
 
     def tls_done(self, side: Side, info: TLSInfo) -> None:
         """The handshake a `StartTLS` effect asked for has succeeded."""

@@ -15,6 +15,7 @@ from smtpproxy.tls.verdict import FAILED
 
 HANDSHAKE = 131_072  # octets of a peer's handshake; OpenSSL's own bound for a chain alone is 100 KiB
 RECORD = 16_384  # octets of one record's content
+_DER = 2  # OpenSSL's X509_FILETYPE_ASN1
 
 
 class HandshakeError(Exception):
@@ -38,13 +39,10 @@ class Channel:
         *,
         server_side: bool,
         hostname: str | None = None,
-        session: ssl.SSLSession | None = None,
     ) -> None:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
-        self.object = context.wrap_bio(
-            self._in, self._out, server_side=server_side, server_hostname=hostname, session=session
-        )
+        self.object = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=hostname)
         self._taken = 0
         self.broken: ssl.SSLError | None = None  # what the next `receive` raises
         self.finished = False  # the peer sent close_notify: nothing more is read
@@ -94,9 +92,7 @@ class Channel:
         if public is not None:  # Python 3.13
             return list(public())
         inner: Any = self.object._sslobj  # type: ignore[attr-defined]  # the same, not public before 3.13
-        return [
-            ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in inner.get_unverified_chain() or ()
-        ]
+        return [certificate.public_bytes(_DER) for certificate in inner.get_unverified_chain() or ()]
 
     # ------------------------------------------------------------------------------------------------- the content
 

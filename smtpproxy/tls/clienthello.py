@@ -13,6 +13,7 @@ may be cut into records, and the records into segments, at any octet.
 import re
 from collections.abc import Iterable
 from hashlib import sha256
+from struct import unpack
 from typing import NamedTuple
 
 MAX_HELLO = 32768  # octets, record headers included; the largest in the wild (post-quantum keys, resumption) have 4,000
@@ -161,7 +162,7 @@ class _Fields:
         octets = self.vector(size)
         if not octets or len(octets) % 2:
             raise NotAHello(f"{self._what} with an empty list or half a number")
-        return tuple(int.from_bytes(octets[at : at + 2]) for at in range(0, len(octets), 2))
+        return unpack(f">{len(octets) // 2}H", octets)
 
     @property
     def more(self) -> bool:

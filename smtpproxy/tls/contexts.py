@@ -63,6 +63,7 @@ def for_server(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _settle(context, legacy, keylog)
     context.hostname_checks_common_name = False
+    context.options |= ssl.OP_NO_TICKET  # none is used on this link (net/towards.py)
     if verify:
         if roots:
             try:

@@ -50,8 +50,12 @@ async def _materials(config: Config) -> AsyncIterator[Materials]:
 # ----------------------------------------------------------------------------------------------------------- the start
 
 
-async def test_the_key_log_is_for_its_owner_and_a_warning_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [True, False])
+async def test_the_key_log_is_for_its_owner_and_a_warning_is_told(tmp_path: Path, there: bool) -> None:
     path = tmp_path / "keys"
+    if there:
+        path.write_text("# of yesterday\n")
+        path.chmod(0o644)
     config = _config(tmp_path, {"tls": {"keylog": str(path)}})
     async with _materials(config) as materials:
         with capture_logs() as logs:
@@ -59,6 +63,7 @@ async def test_the_key_log_is_for_its_owner_and_a_warning_is_told(tmp_path: Path
         materials.listener(config.listeners[0])
     assert [(entry["log_level"], entry["event"]) for entry in logs] == [("warning", KEYLOG_WARNING)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text().startswith("# of yesterday") is there
 
 
 async def test_a_key_log_that_can_not_be_written(tmp_path: Path) -> None:

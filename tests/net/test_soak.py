@@ -147,8 +147,10 @@ async def test_sessions_of_every_kind(tmp_path: Path) -> None:
             await _steady(process, idle)
             assert _resident(pid) - resident < GROWTH
             assert SECONDS < 20 or _resident(pid) - half < SETTLED
+            # A link is closed first, and what is said of it is written at the end of that turn.
+            await until(lambda: sum(line["kind"] == "link-close" for line in process.lines()) == done, "not all ended")
             kinds = [line["kind"] for line in process.lines()]
-            assert kinds.count("link-connect") == kinds.count("link-close") == done
+            assert kinds.count("link-connect") == done
             assert kinds.count("tx-commit") == done // 5 * 2
             assert b"internal-error" not in (tmp_path / "audit").read_bytes()
         nursery.cancel_scope.cancel()

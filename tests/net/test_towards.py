@@ -1,4 +1,4 @@
-"""TLS towards the server: what each `verify` asks of it, and which tickets are used (B61-B76)."""
+"""TLS towards the server: what each `verify` asks of it, (B61-B75)."""
 
 import ssl
 import time
@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from smtpproxy.config import TLSConfig
-from smtpproxy.net.towards import TICKET_AGE, TICKETS, Attempt, Towards
+from smtpproxy.net.towards import VERDICT_AGE, Attempt, Towards
 from smtpproxy.net.trust import Knowledge
 from smtpproxy.tls.channel import Channel, HandshakeError
 from smtpproxy.tls.contexts import CertificateError, for_client
@@ -133,16 +133,12 @@ def test_dane_without_records_is_not_even_tried(tmp_path: Path) -> None:
     assert caught.value.result == DANE_REQUIRED
 
 
-def test_dane_of_a_resumed_session(tmp_path: Path) -> None:
-    """What the server showed is kept with its ticket: OpenSSL forgets the chain."""
-    towards, serves = _towards(tmp_path, "dane"), for_client(LONG.pem + BETWEEN.pem, LONG.key_pem)
-    anchor = TLSA(2, 0, 1, sha256(BETWEEN.der).digest())
-    for resumed in (False, True, True):
-        attempt = towards.begin(Knowledge(records=(anchor,)))
-        _shake(attempt, serves)
-        assert attempt.channel.object.session_reused is resumed
-        assert towards.look(attempt).verified
-        towards.keep(attempt)
+def test_dane_by_an_anchor_within_the_chain(tmp_path: Path) -> None:
+    anchor = Knowledge(records=(TLSA(2, 0, 1, sha256(BETWEEN.der).digest()),))
+    towards = _towards(tmp_path, "dane")
+    assert _try(towards, LONG, anchor).verified
+    with pytest.raises(HandshakeError):
+        _try(towards, good(), anchor)
 
 
 # ------------------------------------------------------------------------------------------------------------- mta-sts
@@ -171,89 +167,38 @@ def test_mta_sts_tested_or_unknown_is_recorded(tmp_path: Path) -> None:
     assert told == Verdict(True, "sts-policy-fetch-error", "no answer")
 
 
-# ------------------------------------------------------------------------------------------------------------- tickets
-
-
-def _session(towards: Towards, serves: ssl.SSLContext, knowledge: Knowledge = NOTHING) -> bool:
-    """A whole session; whether it resumed another."""
-    attempt = towards.begin(knowledge)
-    _shake(attempt, serves)
-    towards.look(attempt)
-    towards.keep(attempt)
-    return bool(attempt.channel.object.session_reused)
-
-
-@pytest.mark.parametrize("verify", ["record", "verify"])
-def test_sessions_are_resumed_and_judged_as_before(tmp_path: Path, verify: str) -> None:
-    towards, serves = _towards(tmp_path, verify), for_client(LONG.pem + BETWEEN.pem, LONG.key_pem)
-    assert [_session(towards, serves) for _ in range(3)] == [False, True, True]
-    attempt = towards.begin(NOTHING)
-    _shake(attempt, serves)
-    assert towards.look(attempt) == Verdict(True)
-
-
-def test_a_bad_server_stays_bad_when_it_is_resumed(tmp_path: Path) -> None:
-    towards, which = _towards(tmp_path), BAD["expired"]
-    serves = for_client(which.pem, which.key_pem)
-    first = towards.begin(NOTHING)
-    _shake(first, serves)
-    verdict = towards.look(first)
-    towards.keep(first)
-    again = towards.begin(NOTHING)
-    _shake(again, serves)
-    assert again.channel.object.session_reused
-    assert towards.look(again) == verdict
+# --------------------------------------------------------------------------------------------------- again and again
 
 
 @pytest.mark.parametrize("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_ticket_is_used_once(tmp_path: Path, highest: ssl.TLSVersion) -> None:
-    """RFC 8446 §C.4: also by a server that gives no other one."""
+def test_no_session_is_resumed(tmp_path: Path, highest: ssl.TLSVersion) -> None:
+    """Each server proves who it is each time."""
     towards, serves = _towards(tmp_path), for_client(good().pem, good().key_pem)
     serves.maximum_version = highest
-    _session(towards, serves)
-    serves.num_tickets = 0
-    assert _session(towards, serves)
-    assert not _session(towards, serves)
+    for _ in range(3):
+        attempt = towards.begin(NOTHING)
+        _shake(attempt, serves)
+        assert not attempt.channel.object.session_reused
+        assert towards.look(attempt) == Verdict(True)
 
 
-def test_two_sessions_at_once_have_two_tickets(tmp_path: Path) -> None:
-    towards, serves = _towards(tmp_path), for_client(good().pem, good().key_pem)
-    _session(towards, serves)
-    first, second = towards.begin(NOTHING), towards.begin(NOTHING)
-    assert first.ticket is not None
-    assert second.ticket is None
-
-
-def test_a_ticket_is_good_for_an_hour(tmp_path: Path) -> None:
+def test_a_verdict_is_kept_for_a_while_and_for_its_certificate(tmp_path: Path) -> None:
     clock = Clock()
-    towards, serves = _towards(tmp_path, wall=clock), for_client(good().pem, good().key_pem)
-    _session(towards, serves)
-    clock.now += TICKET_AGE
-    assert towards.begin(NOTHING).ticket is None
+    towards = _towards(tmp_path, wall=clock)
+    short = made(NAME, root(), names=(NAME,), until=VERDICT_AGE / 2 / 86_400)
+    assert _try(towards, short).verified
+    clock.now += VERDICT_AGE - 1
+    assert _try(towards, short).verified
+    assert not _try(towards, BAD["wrong name"]).verified
+    clock.now += 2
+    assert _try(towards, short).result == "certificate-expired"
 
 
-def test_what_was_not_verified_is_not_resumed_where_it_must_be(tmp_path: Path) -> None:
-    towards, serves = _towards(tmp_path, "mta-sts"), for_client(good().pem, good().key_pem)
-    _session(towards, serves)
-    assert towards.begin(_policy(Mode.ENFORCE, NAME)).ticket is None
-
-
-def test_tickets_kept_are_bounded(tmp_path: Path) -> None:
-    towards, serves = _towards(tmp_path), for_client(good().pem, good().key_pem)
-    attempt = towards.begin(NOTHING)
-    _shake(attempt, serves)
-    for _ in range(TICKETS + 5):
-        towards.keep(attempt)
-    taken = 0
-    while towards.begin(NOTHING).ticket is not None:
-        taken += 1
-    assert taken == TICKETS
-
-
-def test_no_ticket_is_none(tmp_path: Path) -> None:
-    towards, serves = _towards(tmp_path), for_client(good().pem, good().key_pem)
-    serves.num_tickets = 0
-    assert [_session(towards, serves) for _ in range(2)] == [False, False]
+def test_verdicts_kept_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpproxy.net.towards.VERDICTS", 2)
+    towards = _towards(tmp_path)
+    for which in (good(), *BAD.values()):
+        assert _try(towards, which).verified is (which is good())
 
 
 # ------------------------------------------------------------------------------------------------------ promises, files

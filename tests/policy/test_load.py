@@ -168,7 +168,10 @@ def test_the_mistakes_of_all_files_are_told(tmp_path: Path) -> None:
         (rule("x", "RET", '"deny"'), 'RET is a parameter, and parameters go with their extension (expected "DSN")'),
         (rule("x", "ﬀ", '"deny"'), '"ﬀ" is not a name that smtpproxy knows'),
         (rule("x", "DSN", "3"), "3 is not something to do"),
-        (rule("x", "STARTTLS", '"allow-under-tls"'), 'STARTTLS under TLS is nothing: it begins it (expected "allow" or'),
+        (
+            rule("x", "STARTTLS", '"allow-under-tls"'),
+            'STARTTLS under TLS is nothing: it begins it (expected "allow" or',
+        ),
         (rule("x", "DSN", "{}"), 'rule 1 "x": then: is empty'),
         (rule("x", "DSN", '{ anser = "x" }'), 'unknown key "then.anser" (nearest: answer)'),
         (rule("x", "SIZE", '{ limit = 1, answer = "x" }'), "limit and answer are two things (expected one of them)"),

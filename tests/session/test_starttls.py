@@ -541,3 +541,15 @@ def test_a_link_that_ends_without_close_notify(said: list[tuple[str, str]], cut:
                 session.server_sent(code.encode() + b" x\r\n")
         assert cut_short(session, side) is cut
         assert ("tls-truncated" in str(records)) is cut
+
+
+def test_octets_that_wait_on_the_link_behind_starttls() -> None:
+    """B18: the driver sees them, unread, before the 220 is told: they had to wait for it."""
+    records: list[object] = []
+    session = ready(records.append)
+    session.server_sent(b"220 go\r\n")
+    session.tls_done(Side.SERVER, INFO)
+    session.tls_ready(early=True)
+    assert session.closed
+    assert session.to_client == b""
+    assert "octets-behind-starttls" in str(records)

@@ -70,17 +70,6 @@ def test_what_the_peer_showed() -> None:
     assert server.chain() == []
 
 
-def test_a_session_is_resumed() -> None:
-    context, serves = for_server(verify=False), for_client(GOOD.pem, GOOD.key_pem)
-    first = Channel(context, server_side=False, hostname=NAME)
-    _shake(first, Channel(serves, server_side=True))
-    again = Channel(context, server_side=False, hostname=NAME, session=first.object.session)
-    _shake(again, Channel(serves, server_side=True))
-    assert again.facts[3]
-    assert again.leaf() == GOOD.der  # and its chain is unknown: who resumes has to remember it
-    assert again.chain() == []
-
-
 def test_octets_behind_the_handshake_are_not_lost() -> None:
     """The client's first content comes with its last octets of handshake."""
     client, server = _pair()

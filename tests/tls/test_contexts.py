@@ -184,12 +184,18 @@ def test_a_client_certificate_is_shown_to_who_asks(good: Made, tmp_path: Path) -
 def test_a_ticket_is_good_for_its_own_context_only(good: Made) -> None:
     """B76: two listeners with the same certificate do not know each other's tickets."""
     mine, others = for_client(good.pem, good.key_pem), for_client(good.pem, good.key_pem)
-    context = for_server(verify=False)
+    context = _client()
     session = converse(context, mine)[0].session
     assert session is not None
     assert session.has_ticket
     assert converse(context, mine, session=session)[0].session_reused
     assert not converse(context, others, session=session)[0].session_reused
+
+
+def test_no_session_of_ours_is_resumed(good: Made) -> None:
+    context, serves = for_server(verify=False), for_client(good.pem, good.key_pem)
+    assert context.options & ssl.OP_NO_TICKET
+    assert not any(converse(context, serves)[0].session_reused for _ in range(2))
 
 
 def test_one_ticket_a_session(good: Made) -> None:
