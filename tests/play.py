@@ -23,6 +23,8 @@ from typing import Any
 
 from smtpproxy.audit.lines import render
 from smtpproxy.policy.judge import default_judge
+from smtpproxy.session.effects import PrepareTLS, StartTLS
+from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.records import AuditRecord
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo
@@ -31,6 +33,8 @@ from smtpproxy.smtp.errors import Side
 
 _LINE = re.compile(r"\s*(C>|S>|>C|>S|->|!!|\.\.) ?(.*)")
 _ESCAPE = re.compile(r"\\(r|n|t|0|\\|x[0-9a-fA-F]{2})")
+INSIDE = Posture(ClientTLS.IMPLICIT, ServerTLS.IMPLICIT)
+_NOT_THE_SAME = re.compile(r"TLS|AUTH|X-EXPS|!! (connected|unreachable|early|stop|drain)", re.IGNORECASE)
 _TLS = TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 
 HELLO = """
@@ -176,9 +180,10 @@ def cuttings(steps: list[Step]) -> Iterator[tuple[str, Callable[[bytes], Iterato
 
 
 class Outputs:
-    """What came out of a session during one step."""
+    """What came out of a session during one step. `inside`: handshakes are done at once, and not shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, inside: bool = False) -> None:
+        self._inside = inside
         self.client = bytearray()
         self.server = bytearray()
         self.effects: list[str] = []
@@ -193,15 +198,28 @@ class Outputs:
             session.drained()
             if not session.to_server:
                 break
-        self.effects.extend(f"{_name(type(e).__name__)} {e.side.value}" for e in session.effects)
-        session.effects.clear()
+        effects, session.effects = session.effects, []
+        for effect in effects:
+            if self._inside and isinstance(effect, PrepareTLS):
+                session.tls_ready()
+            elif self._inside and isinstance(effect, StartTLS):
+                session.tls_done(effect.side, _TLS)
+            else:
+                self.effects.append(f"{_name(type(effect).__name__)} {effect.side.value}")
+        if self._inside and (session.effects or session.to_client or session.to_server):  # by a handshake that is done
+            self.collect(session)
 
 
-def run(session: Session, steps: list[Step], cut: Callable[[bytes], Iterator[bytes]], how: str) -> None:
-    """Play the steps on a session."""
+def run(
+    session: Session, steps: list[Step], cut: Callable[[bytes], Iterator[bytes]], how: str, *, inside: bool = False
+) -> None:
+    """Play the steps on a session; `inside`: both links are encrypted before the greeting is told."""
     is_open = False
+    if inside:
+        session.connected()
+        Outputs(inside=True).collect(session)
     for step in steps:
-        out = Outputs()
+        out = Outputs(inside=inside)
         if step.tag in ("C>", "S>"):
             feed = session.client_sent if step.tag == "C>" else session.server_sent
             for piece in cut(step.octets):
@@ -283,6 +301,9 @@ def play(
 ) -> list[dict[str, Any]]:
     """Play a transcript in every cutting; the records of the whole one, as the audit writes them.
 
+    A transcript that is not about TLS or passwords is played again with both links under TLS: rules and framing must do
+    the same there, and the records must be the same but for those of the handshakes.
+
     Args:
         script: the transcript.
         rules: the judge; the shipped rules if not given.
@@ -308,6 +329,27 @@ def play(
             pair = zip([*first, {}], [*lines, {}], strict=False)
             raise MismatchError(f"other records when {how}: " + str(next((a, b) for a, b in pair if a != b)))
     assert first is not None
+    if not options.keys() & {"posture", "client", "server"} and _same_inside(script, steps[0].octets):
+        _play_inside(steps, judge, first, options)
     if records is not None:
         records.extend(first)
     return first
+
+
+def _same_inside(script: str, first: bytes) -> bool:
+    """It begins with a greeting and nothing behind it, and nothing in it depends on whether a link is encrypted."""
+    return re.match(rb"(220-.*\r\n)*220 .*\r\n\Z", first) is not None and _NOT_THE_SAME.search(script) is None
+
+
+def _play_inside(steps: list[Step], judge: Judge, clear: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    for how, cut in (("whole", _whole), ("cut at random", _random(0))):
+        lines: list[dict[str, Any]] = []
+
+        def record(item: AuditRecord, lines: list[dict[str, Any]] = lines) -> None:
+            lines.append(render(item))
+
+        session = Session(judge=judge, record=record, clock=lambda: 0.0, posture=INSIDE, **options)
+        run(session, steps, cut, f"{how}, inside TLS", inside=True)
+        if (same := [line for line in lines if line["kind"] != "link-tls"]) != clear:
+            pair = zip([*clear, {}], [*same, {}], strict=False)
+            raise MismatchError(f"other records inside TLS ({how}): " + str(next((a, b) for a, b in pair if a != b)))
