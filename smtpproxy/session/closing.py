@@ -5,6 +5,7 @@ server did not accept (S3); no end of data, LAST or padding is made up (S4): a s
 aborted; and the record says what happened.
 """
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from smtpproxy.session.chunks import Chunks, Swallowed
@@ -39,6 +40,7 @@ def close_both(session: "Session", *, abort: bool = False) -> None:
     abort = abort or half_done(session)
     session.closed = True
     session.phase = Phase.CLOSED
+    _record_unanswered(session)
     if isinstance(session.incoming, Incoming | Chunks):
         session.incoming.discard()
     if session.begun is not None:
@@ -47,6 +49,16 @@ def close_both(session: "Session", *, abort: bool = False) -> None:
     if not session.server_gone:
         session.effects.append(Abort(Side.SERVER) if abort else Close(Side.SERVER))
     session.effects.append(Close(Side.CLIENT))
+
+
+def _record_unanswered(session: "Session") -> None:
+    """What was asked, or sent, and will have no reply: it happened all the same."""
+    exchanges, session.ledger.exchanges = session.ledger.exchanges, deque()
+    for exchange in exchanges:
+        if exchange.verb is not GREETING:
+            exchange.told = None
+            exchange.anomalies += ("unanswered",)
+            session.note(Kind.EXCHANGE, exchange.transaction, exchange)
 
 
 def abort_server(session: "Session") -> None:

@@ -383,7 +383,7 @@ def _note(session: "Session") -> None:
 
 def _note_failure(session: "Session", side: Side, why: str, result: str) -> None:
     detail = {"result": result} if result else {}
-    session.note(Kind.NOTE, None, anomaly="tls-failed", side=side.value, why=why, **detail)
+    session.note(Kind.NOTE, None, None, anomaly="tls-failed", side=side.value, why=why, **detail)
 
 
 def shown(info: TLSInfo | None) -> dict[str, Any] | None:

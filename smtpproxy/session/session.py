@@ -435,9 +435,9 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------- the record
 
-    def note(self, kind: Kind, transaction: Transaction | None = None, **detail: Any) -> None:
-        """Put an event on the record."""
-        record = AuditRecord(kind, self.clock(), None, transaction, detail or None)
+    def note(self, kind: Kind, transaction: Any = None, about: Exchange | None = None, **detail: Any) -> None:
+        """Put an event on the record, or an exchange (`about`) that comes to no reply."""
+        record = AuditRecord(kind, self.clock(), about, transaction, detail or None)
         if self._notes is not None:
             self._notes.append(record)
         else:

@@ -72,6 +72,7 @@ NOTED: Final = MappingProxyType(
         # replies
         "reply-control": "Control octets in the server's reply; replaced before it was told.",
         "reply-no-text": "A reply line with nothing behind the code.",
+        "unanswered": "The session ended before the reply to this was told, or known.",
         "unknown-reply-code": "A reply code that is not in the registry; taken by its first digit.",
         "helo-multiline": "The server answered HELO with several lines; one was told.",
         "ehlo-line-malformed": "A line of the EHLO reply that is no keyword; stripped.",

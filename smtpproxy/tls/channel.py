@@ -1,6 +1,6 @@
 """A TLS connection without I/O: octets of a link go in, octets for the link come out.
 
-Driven by hand because that is by far the cheapest (docs/tls.md has the figures). What it sees to:
+Driven by hand because that is by far the cheapest (bench/README.md has the figures). What it sees to:
 
 - a handshake takes a bounded number of octets, and says why it failed;
 - what is inside ends for good by close_notify: nothing behind it is ever read, whatever it is;

@@ -13,7 +13,7 @@ from smtpproxy.session.verdicts import PASS, Depth, PassAll, Verdict
 from smtpproxy.smtp.errors import Side
 from smtpproxy.smtp.replies import own
 from tests.play import DATA, HELLO, MAIL, play
-from tests.session.judges import BROKEN, LOST, NOOP, OPEN, QUIT, Looks, anomalies, answers, effects
+from tests.session.judges import BROKEN, LOST, NOOP, OPEN, QUIT, Looks, anomalies, answers, effects, exchanges
 from tests.session.judges import GREETING as OPENING
 from tests.session.strict_server import StrictServer
 
@@ -848,3 +848,30 @@ def test_the_driver_may_not_fail_to_connect_twice() -> None:
     session.server_sent(b"220 mx\r\n")
     with pytest.raises(AssertionError):
         session.connect_failed("x")
+
+
+def test_what_has_no_reply_when_the_session_ends_is_on_record() -> None:
+    """It was sent: the record says so, and that nothing was told of it."""
+    records = play(
+        HELLO
+        + """
+        C> NOOP
+        C> VRFY a
+        C> EXPN b
+        >S NOOP
+        >S VRFY a
+        >S EXPN b
+
+        S> 421 bye
+        >C 421 bye
+        -> close server
+        -> close client
+    """,
+        rules=OPEN,
+    )
+    last = [(r["verb"], r.get("got"), r.get("told", "-"), r.get("anomalies", [])) for r in exchanges(records)][-3:]
+    assert last == [
+        ("NOOP", "421 bye", "-", []),
+        ("VRFY", None, None, ["unanswered"]),
+        ("EXPN", None, None, ["unanswered"]),
+    ]
