@@ -246,21 +246,13 @@ class Teller:
 
 
 def _violation(row: Row, words: str) -> Iterator[Strip]:
-    """What the client sent last, and what of it had gone to the server already."""
-    odd, unrecorded = _short(lines(row.talk.client.odd[:ODD])), row.talk.unrecorded
-    strips = []
-    for mine, turn in itertools.zip_longest(odd, unrecorded):
-        if turn is not None and (mine is None or text(turn.line) == mine):
-            strips.append(Strip(mine or "", text(turn.line)))
-        else:
-            strips.append(Strip(mine or "", "", words, "refused", client_style="no"))
-            words = ""
-    if words:
-        strips.append(Strip("", "", words, "refused"))
-    yield from _bracketed(strips) if len(odd) > 1 and unrecorded else strips
-    for turn in unrecorded:
-        for line in _replies(turn.reply):
-            yield Strip("", line, "its reply stays here", forth=False, server_style=_style(turn.reply))
+    """What the client sent last, but for what is on record already as asked."""
+    odd = _short(lines(row.talk.client.odd[:ODD]))
+    if odd and odd[0] == row.record.get("asked"):
+        odd = odd[1:]
+    for mine in odd or [""]:
+        yield Strip(mine, "", words, "refused", client_style="no")
+        words = ""
 
 
 def _handshakes(told: Sequence[str], got: Sequence[str], record: Record) -> Iterator[Strip]:

@@ -253,11 +253,6 @@ class Talk:
             self.client.turns.append(Turn(what, asked, reply=told, segment=-len(self.rows)))
         self.rows.append(row)
 
-    @property
-    def unrecorded(self) -> list[Turn]:
-        """What the server was asked and no exchange on record tells of."""
-        return self.server[self._sent :]
-
     def take(self, *, all_of_it: bool = False) -> list[Row]:
         """The rows not shown yet, as far as they are whole: both sides have answered everything of a segment."""
         fresh = self.rows[self.shown :]

@@ -9,8 +9,8 @@ By `verify` of the listener:
               `testing`, or there is none, as for `record`
 
 No session is resumed on this link: Python copies it whenever it is taken out or put in, which costs what resuming saves
-with TLS 1.3 and P-256, and most of it elsewhere (bench/README.md has the figures). So each server shows its certificate,
-and proves its key, every time.
+with TLS 1.3 and P-256, and most of it elsewhere (bench/README.md has the figures). So each server shows its
+certificate, and proves its key, every time.
 """
 
 import ssl

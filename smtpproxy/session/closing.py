@@ -219,8 +219,8 @@ def client_violated(session: "Session", anomaly: str, why: str, reply: OwnReply 
     """The client broke framing: told in its turn, and nothing behind it is read."""
     session.deaf = True
     if reply is None:
+        close_both(session, abort=True)  # what was asked before it stands before it on record
         session.note(Kind.VIOLATION, anomaly=anomaly, side="client", why=why)
-        close_both(session, abort=True)
         return
     exchange = Exchange(UNKNOWN, None, session.clock())
     exchange.told = reply

@@ -123,7 +123,7 @@ def _replied_end(session: "Session", exchange: Exchange) -> None:
         if session.client_gone:
             exchange.anomalies += ("unacknowledged",)
         session.committed = transaction
-        session.note(Kind.COMMIT, transaction, **_each(session, transaction, replies))
+        session.note(Kind.COMMIT, transaction, None, **_each(session, transaction, replies))
     else:
         session.note(Kind.REFUSED, transaction, why=exchange.action if exchange.action != "pass" else "server")
 

@@ -368,6 +368,7 @@ def failed(session: "Session", why: str, result: str = "") -> None:
     if securing.step is Step.CLIENT or exchange is None:
         closing.close_both(session, abort=True)
         return
+    _got(securing)
     exchange.told = say.TLS_NOT_AVAILABLE
     if exchange.sent is not None:  # the server is, or was to be, under TLS: it can't go on in clear
         closing.abort_server(session)
@@ -401,11 +402,18 @@ def _injected(session: "Session", *, early: bool = False) -> bool:
     """Octets came in clear behind STARTTLS; `early`: they wait on the link."""
     if not session.reading.left and not early:
         return False
+    _got(session.securing)
     session.securing = None
     closing.abort_server(session)
     why = f"{session.reading.left} octets" if session.reading.left else "before the 220"
     session.client_violated("octets-behind-starttls", why)
     return True
+
+
+def _got(securing: Securing | None) -> None:
+    """The server's 220 is not told, and was got all the same."""
+    if securing is not None and securing.exchange is not None and securing.reply is not None:
+        securing.exchange.got = securing.reply
 
 
 def cut_short(session: "Session", side: Side) -> bool:
