@@ -373,6 +373,7 @@ class Rig:
         tls: Mapping[str, Any] | None = None,
         ca: Path | None = None,
         keylog: Path | None = None,
+        dns: Mapping[str, Any] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         # STARTTLS is told, or not, by the shipped rules.
@@ -392,7 +393,12 @@ class Rig:
             **({"tls": tls} if tls is not None else {}),
         }
         config = Config.model_validate(
-            {"listener": [listener], "ca": {"directory": str(ca or "")}, "tls": {"keylog": str(keylog or "")}}
+            {
+                "listener": [listener],
+                "ca": {"directory": str(ca or "")},
+                "tls": {"keylog": str(keylog or "")},
+                "dns": dns or {},
+            }
         )
         (self.entry,) = config.listeners
         self.materials = Materials(config, self.reactor, wall) if tls is not None else None
@@ -540,6 +546,8 @@ async def rig(folder: Path, *, descriptor: int | None = None, faults: int = 0, *
         async with trio.open_nursery() as nursery:
             await made.open()
             nursery.start_soon(made.reactor.run)
+            if made.materials is not None:
+                nursery.start_soon(made.materials.run)
             yield made
             await settled()
             nursery.cancel_scope.cancel()

@@ -553,3 +553,10 @@ def test_octets_that_wait_on_the_link_behind_starttls() -> None:
     assert session.closed
     assert session.to_client == b""
     assert "octets-behind-starttls" in str(records)
+
+
+@pytest.mark.parametrize("said", ["220 mx.example", "250-mx.example\n    S> 250 AUTH PLAIN", "235 in", "354 go"])
+def test_a_server_that_speaks_unasked_inside_tls(said: str) -> None:
+    """B49: there is no greeting inside TLS (RFC 3207 §4.2): nothing of it is told."""
+    records = play(OFFER["STARTTLS"] + GO.format(verb="STARTTLS") + DONE + f"\n    S> {said}\n{BROKEN_PLAIN}", rules=OPEN)
+    assert "reply-unsolicited" in anomalies(records)
