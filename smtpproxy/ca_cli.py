@@ -1,7 +1,8 @@
 """The command `smtpproxy ca`: make the local CA, show it, and give out its certificate.
 
-The CA's key is read by none of these: `init` makes it, `show` looks at the mode of its file, and the signing process of
-the proxy is the only one that opens it. Everything that is wrong is said on standard error and ends with 2.
+The CA's key is read by none of these: `init` makes it; `show` looks at the mode of its file and at the label it begins
+with, which tells whether it is encrypted; the signing process of the proxy is the only one that reads it. Everything
+that is wrong is said on standard error and ends with 2.
 """
 
 import json
@@ -10,7 +11,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
@@ -28,6 +29,10 @@ Whoever is to trust it installs ca.crt (never ca.key):
   msmtp             tls_trust_file /etc/msmtp/smtpproxy.crt
   Thunderbird       Settings, Privacy & Security, Manage Certificates, Authorities, Import
 """
+
+_ENCRYPTED = b"-----BEGIN ENCRYPTED"
+_PLAIN = b"-----BEGIN PRIVATE K"  # as many octets
+_WORDS = {True: "yes", False: "no", None: "not seen"}
 
 _directory = click.option(
     "--directory",
@@ -66,7 +71,11 @@ def ca() -> None:
     metavar="F",
     help="Encrypt the key with the first line of this file; the proxy needs the same file ([ca] passphrase_file).",
 )
-@click.option("--ask-passphrase", is_flag=True, help="Encrypt the key with a passphrase that is asked for.")
+@click.option(
+    "--ask-passphrase",
+    is_flag=True,
+    help="Encrypt the key with a passphrase that is asked for; the proxy needs it in a file.",
+)
 def init(directory: Path, name: str | None, days: int, passphrase_file: Path | None, ask_passphrase: bool) -> None:
     """Make a CA: a P-256 key and its certificate, ca.key and ca.crt. Nothing is overwritten.
 
@@ -96,30 +105,42 @@ def init(directory: Path, name: str | None, days: int, passphrase_file: Path | N
     click.echo(f"made {directory / authority.KEY} (keep it) and {directory / authority.CERTIFICATE} (give it out)")
     for what, value in _facts(made.certificate).items():
         click.echo(f"{what:<13}{value}")
-    click.echo(f'next: directory = "{directory}" under [ca] in smtpproxy.toml; `smtpproxy ca --help` says how clients')
-    click.echo("come to trust it")
+    click.echo(f'next: directory = "{directory.absolute()}" under [ca] in smtpproxy.toml;')
+    click.echo("`smtpproxy ca --help` says how clients come to trust it")
 
 
 @ca.command(short_help="Show the CA's certificate and the state of its key file.")
 @_directory
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def show(directory: Path, as_json: bool) -> None:
-    """Show the CA's certificate: whose it is, its fingerprint, how long it is good for. The key is not read.
+    """Show the CA's certificate: whose it is, its fingerprint, how long it is good for. Of the key's file it shows the
+    mode and whether the key is encrypted; the key itself is not read.
 
-    Compare the fingerprint with what a client shows before you trust the CA there.
+    Compare the fingerprint with what a client shows before you trust the CA there. A CA that can't sign (its key is
+    missing or open to others, its time is over) ends it with 2, which a monitoring script can look at.
 
     \b
     Examples:
       smtpproxy ca show --directory /etc/smtpproxy/ca
       smtpproxy ca show --directory /etc/smtpproxy/ca --json | jq -r .sha256
     """
-    facts = _facts(_certificate(directory))
-    state = _key_state(directory)
+    found = _certificate(directory)
+    key = _look_at_key(directory)
+    facts = {**_facts(found), "key": key.state, "encrypted": key.encrypted}
     if as_json:
-        click.echo(json.dumps({**facts, "key": state}))
-        return
-    for what, value in {**facts, "key": state}.items():
-        click.echo(f"{what:<13}{value}")
+        click.echo(json.dumps(facts))
+    else:
+        for what, value in facts.items():
+            click.echo(f"{what:<13}{value if what != 'encrypted' else _WORDS[key.encrypted]}")
+    wrong = [f"the key is {key.state}"] if key.wrong else []
+    if time.time() >= found.not_valid_after_utc.timestamp():
+        wrong.append("the CA has expired: make a new one with `smtpproxy ca init` in another directory")
+    elif time.time() < found.not_valid_before_utc.timestamp():
+        wrong.append("the CA is not valid yet: look at this machine's clock with `date -u`")
+    for why in wrong:
+        click.echo(f"smtpproxy: {why}", err=True)
+    if wrong:
+        sys.exit(WRONG)
 
 
 @ca.command(short_help="Give out the CA's certificate, for those who are to trust it.", epilog=_INSTALL)
@@ -181,18 +202,42 @@ def _facts(certificate: "x509.Certificate") -> dict[str, str | int]:
     }
 
 
-def _key_state(directory: Path) -> str:
-    """Whether the key is there and closed to others, as far as a look at its directory tells."""
+class _Key(NamedTuple):
+    """What is seen of the key without reading it; `encrypted` is None where that is not seen."""
+
+    state: str
+    encrypted: bool | None = None
+    wrong: bool = False  # nothing can be signed with it
+
+
+def _look_at_key(directory: Path) -> _Key:
+    """Whether the key is there, closed to others, encrypted."""
     from smtpproxy.tls.authority import KEY
 
     path = directory / KEY
     try:
         mode = path.stat().st_mode & 0o7777
     except FileNotFoundError:
-        return "missing: nothing can be signed"
+        return _Key("missing: nothing can be signed", wrong=True)
     except OSError as error:
-        return f"can't be looked at: {error.strerror}"
-    return f"open to others (mode {mode:04o}), not used: chmod 600 {path}" if mode & 0o077 else f"mode {mode:04o}"
+        return _Key(f"not to be looked at: {error.strerror}", wrong=True)
+    encrypted = _label(path)
+    if mode & 0o077:
+        return _Key(f"open to others (mode {mode:04o}), not used: chmod 600 {path}", encrypted, wrong=True)
+    return _Key(f"mode {mode:04o}", encrypted)
+
+
+def _label(path: Path) -> bool | None:
+    """Whether the label of PEM it begins with says ENCRYPTED (RFC 7468 §11). No octet behind the label is read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
+        try:
+            begun = os.read(descriptor, len(_ENCRYPTED))
+        finally:
+            os.close(descriptor)
+    except OSError:  # it is another user's
+        return None
+    return True if begun == _ENCRYPTED else False if begun == _PLAIN else None
 
 
 def _name(name: str | None, longest: int) -> str:

@@ -101,6 +101,17 @@ def cli() -> None:
     " TLSA records; mta-sts for the policy of the file's policy_domain.",
 )
 @click.option(
+    "--server-name",
+    metavar="NAME",
+    help="What the server's certificate must be for, and what it is asked for by SNI; say it where --server is an"
+    " address.",
+)
+@click.option(
+    "--roots",
+    metavar="FILE",
+    help="A PEM file of the CAs that may vouch for the server, in place of the system's: for a CA of your own.",
+)
+@click.option(
     "--certificate",
     multiple=True,
     metavar="FILE",
@@ -110,7 +121,7 @@ def cli() -> None:
 @click.option(
     "--ca",
     metavar="DIRECTORY",
-    help="The CA, as `smtpproxy ca init` makes it, that signs certificates like the servers' own.",
+    help="The CA, as `smtpproxy ca init` makes it, that signs certificates like those of servers that were verified.",
 )
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The least the proxy says of itself."
@@ -126,6 +137,8 @@ def serve(
     client_tls: str | None,
     server_tls: str | None,
     verify: str | None,
+    server_name: str | None,
+    roots: str | None,
     certificate: Sequence[str],
     ca: str | None,
     log_level: str | None,
@@ -133,7 +146,8 @@ def serve(
     """Run the proxy until it is told to stop.
 
     Options take the place of what the configuration file says. With --listen and --server no file is needed. Where it
-    listens is said on standard error, one line each.
+    listens is said on standard error, one line each; before that, what `smtpproxy check` would tell: a warning keeps
+    nothing from starting.
 
     SIGTERM or Ctrl-C: what is in flight is finished, then it ends; a second one stops it at once. SIGHUP: the rules
     are read again, for new sessions; if anything in them is wrong the ones in force stay.
@@ -150,12 +164,15 @@ def serve(
                       --rules /etc/smtpproxy/rules --audit /var/log/smtpproxy.jsonl
       smtpproxy serve --listen '[::]:587' --server mx.example:587 --certificate /etc/smtpproxy/mx.pem \\
                       --client-tls require --server-tls require --verify verify
-      smtpproxy serve --listen 0.0.0.0:465 --server 192.0.2.1 --client-tls implicit --ca /etc/smtpproxy/ca
+      smtpproxy serve --listen 127.0.0.1:2525 --server 192.0.2.1 --server-tls require --verify verify \\
+                      --server-name mail.internal.example --roots /etc/smtpproxy/internal-ca.pem
+      smtpproxy serve --listen 0.0.0.0:465 --server mx.example --client-tls implicit --ca /etc/smtpproxy/ca
     """
     from smtpproxy.config import ConfigError, Override, load_config
-    from smtpproxy.net.materials import look
+    from smtpproxy.net.looking import look, look_at_rules
     from smtpproxy.policy.load import load_rules
 
+    warnings: list[Problem] = []
     listeners = [{"name": f"smtp-{number}", "listen": where} for number, where in enumerate(listen, 1)]
     options = [
         (("listener",), listeners, "--listen"),
@@ -167,20 +184,22 @@ def serve(
         (("listener", "*", "tls", "client"), client_tls, "--client-tls"),
         (("listener", "*", "tls", "server"), server_tls, "--server-tls"),
         (("listener", "*", "tls", "verify"), verify, "--verify"),
+        (("listener", "*", "tls", "server_name"), server_name, "--server-name"),
+        (("listener", "*", "tls", "roots"), roots, "--roots"),
         (("listener", "*", "tls", "certificates"), [{"chain": file} for file in certificate], "--certificate"),
         (("ca", "directory"), ca, "--ca"),
         (("log", "level"), log_level, "--log-level"),
     ]
     try:
         given = [Override(*option) for option in options if option[1] not in (None, [])]
-        settings = load_config(config, given, look=look)
+        settings = load_config(config, given, look=look, warn=warnings.append)
     except ConfigError as error:
         _complain(error.problems)
         # The rules can be looked at all the same where the command line says which they are.
         _complain(load_rules(_paths(rules), shipped=not no_shipped_rules).problems)
         sys.exit(WRONG)
     loaded = load_rules(settings.rule_paths, shipped=settings.shipped_rules)
-    _complain(loaded.problems)
+    _complain([*warnings, *loaded.problems, *look_at_rules(settings, loaded.rules)])
     if not loaded.ok:
         sys.exit(WRONG)
 
@@ -200,8 +219,9 @@ def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
     """Tell everything that is wrong with the configuration and the rules.
 
     Nobody is asked and nothing is listened on. The files that are named are read, but for the key of the CA, which only
-    the signing process opens. Each problem says file, line and column, what was expected and what was perhaps meant. An
-    error ends it with 2; a warning, for what is valid and hardly meant, does not.
+    the signing process opens: whether the passphrase fits is seen by `serve`. Each problem says file, line and column,
+    what was expected and what was perhaps meant. An error ends it with 2; a warning, for what is valid and hardly
+    meant (a setting without effect, a certificate that ends within 14 days), does not.
 
     \b
     Examples:
@@ -210,20 +230,22 @@ def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
       smtpproxy check --config smtpproxy.toml --json | jq .problems
     """
     from smtpproxy.config import ConfigError, Override, load_config
-    from smtpproxy.net.materials import look
+    from smtpproxy.net.looking import look, look_at_rules
     from smtpproxy.policy.load import load_rules
 
     problems: list[Problem] = []
-    paths, shipped, listeners = _paths(rules), True, 0
+    paths, shipped, listeners, settings = _paths(rules), True, 0, None
     try:
         given = [Override(("rules",), list(rules), "--rules")] if rules else []
-        settings = load_config(config, given, listeners=config is not None, look=look)
+        settings = load_config(config, given, listeners=config is not None, look=look, warn=problems.append)
     except ConfigError as error:
         problems += error.problems
     else:
         paths, shipped, listeners = list(settings.rule_paths), settings.shipped_rules, len(settings.listeners)
     loaded = load_rules(paths, shipped=shipped)
     problems += loaded.problems
+    if settings is not None:
+        problems += look_at_rules(settings, loaded.rules)
     ok = not any(problem.severity == "error" for problem in problems)
     if as_json:
         found = {"ok": ok, "listeners": listeners, "rules": len(loaded.rules)}

@@ -31,7 +31,7 @@ from smtpproxy.demo.wire import Seen, Talk, What, text, unflat
 RUN = [
     sys.executable,
     "-c",
-    "import sys; from smtpproxy.demo import run_demo; sys.exit(run_demo(keep='k' in sys.argv))",
+    "import sys; from smtpproxy.cli import cli; cli(['demo', *['--keep'] * ('k' in sys.argv)])",
 ]
 ESCAPE = "\x1b"
 SECONDS = 20.0
@@ -337,7 +337,7 @@ def test_keep_shows_a_conversation_that_goes_under_tls(tmp_path: Path) -> None:
         "502 5.5.1 Command not implemented │ ◀── our reply",
         "MAIL FROM:<inject@evil.example> │ ⚠ Octets of the client behind",
         "⚠ A TLS handshake failed; nothing was",
-        "(not a",
+        "(no",
         "421 4.3.2",
     ):
         assert line in seen

@@ -65,7 +65,7 @@ def exchange_fields(exchange: Exchange) -> dict[str, Any]:
         fields["got"] = reply_text(got)
     if exchange.replies_before:
         fields["got_before"] = [str(reply) for reply in exchange.replies_before]
-    if exchange.told is not got:
+    if exchange.told is not got or got is None:
         fields["told"] = words(exchange.told)
     if exchange.noise:
         fields["noise"] = exchange.noise.decode("utf-8", "backslashreplace")

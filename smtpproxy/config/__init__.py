@@ -1,7 +1,7 @@
 """The configuration: `tables` and `tls` have every setting, `values` the kinds of values; `load` reads and checks."""
 
 from smtpproxy.config.load import COMMAND_LINE, ConfigError, Override, load_config
-from smtpproxy.config.paths import NamedFile, files, missing
+from smtpproxy.config.paths import NamedFile, exposed, files, missing
 from smtpproxy.config.tables import (
     TABLES,
     AuditConfig,
@@ -34,6 +34,7 @@ __all__ = [
     "Override",
     "PatienceConfig",
     "TLSConfig",
+    "exposed",
     "files",
     "is_address",
     "keys_of",

@@ -3,9 +3,11 @@
 - All mistakes are found in one go and told with line and column. What the command line says takes the place of what
   the file says, and is checked in the same way.
 - Relative paths are relative to the configuration file.
-- What the settings name and is not there is told in the same way, once the settings themselves are right.
+- What the settings name and is not there is told in the same way, once the settings themselves are right. So are
+  settings that have no effect: those are warnings, which keep nothing from starting.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from smtpproxy.config.idle import idle
 from smtpproxy.config.paths import missing
 from smtpproxy.config.tables import TABLES, Config, keys_of
 from smtpproxy.config.values import Mistake
@@ -44,11 +47,13 @@ def load_config(
     *,
     listeners: bool = True,
     look: Callable[[Config], Iterable[Mistake]] = missing,
+    warn: Callable[[Problem], object] = lambda problem: None,
 ) -> Config:
     """The configuration of the file and the command line.
 
     `listeners`: there must be one. `look` says what is wrong with the files that are named, here whether they are
-    there at all; whoever can read them gives a function that says more.
+    there at all; whoever can read them gives a function that says more. `warn` is told what is valid and hardly meant,
+    where there is no error.
 
     Raises:
         ConfigError: with every problem of both.
@@ -67,18 +72,26 @@ def load_config(
     except ValidationError as errors:
         found = [problem for e in errors.errors(include_url=False) for problem in _problems(e, data, said, positions)]
         raise _error(found) from None
-    if found := [_together((), mistake, data, said, positions) for mistake in look(config)]:
+    found = [_together((), mistake, data, said, positions) for mistake in look(config)]
+    if any(problem.severity == "error" for problem in found):
         raise _error(found)
+    found += [_together((), mistake, data, said, positions) for mistake in idle(config)]
     if listeners and not config.listeners:
         expected = "--listen and --server, or a [[listener]] in a configuration file"
         file = str(path) if path else COMMAND_LINE
         raise ConfigError([Problem(file, 0, 0, "", "nothing to listen on", expected)])
+    for problem in _in_order(found):
+        warn(problem)
     return config
 
 
 def _error(problems: Iterable[Problem]) -> ConfigError:
+    return ConfigError(_in_order(problems))
+
+
+def _in_order(problems: Iterable[Problem]) -> list[Problem]:
     """All of them, each once, in the order of the file."""
-    return ConfigError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
 
 
 def _resolve(data: dict[str, Any], base: Path) -> None:
@@ -90,9 +103,19 @@ def _resolve(data: dict[str, Any], base: Path) -> None:
                     value = table.get(key)
                     if isinstance(field.default, tuple):
                         if isinstance(value, list):
-                            table[key] = [str(base / one) if isinstance(one, str) else one for one in value]
+                            table[key] = [_joined(base, one) if isinstance(one, str) else one for one in value]
                     elif isinstance(value, str) and value not in ("", field.default):
-                        table[key] = str(base / value)
+                        table[key] = _joined(base, value)
+
+
+def _joined(base: Path, value: str) -> str:
+    """A path without `..` in it. What stands behind the last one stays as it is written: a link may be made to lead
+    elsewhere while the proxy runs, as those to renewed certificates are."""
+    parts = (base / value).parts
+    if ".." not in parts or "\0" in value:
+        return str(base / value)
+    last = len(parts) - parts[::-1].index("..")
+    return str(Path(os.path.realpath(Path(*parts[:last])), *parts[last:]))
 
 
 def _tables(data: Any, path: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -158,8 +181,9 @@ def _together(
     path = (*table, *mistake.place)
     option = _option(path, said)
     if option or positions is None:
-        return Problem(COMMAND_LINE, 0, 0, option, mistake.message, mistake.expected)
-    return positions.problem(path, mistake.message, where=_where(path, data), expected=mistake.expected)
+        return Problem(COMMAND_LINE, 0, 0, option, mistake.message, mistake.expected, severity=mistake.severity)
+    where = _where(path, data)
+    return positions.problem(path, mistake.message, where=where, expected=mistake.expected, severity=mistake.severity)
 
 
 def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
@@ -170,8 +194,11 @@ def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
     if kind == "smtpproxy":
         return context["message"], context["expected"], context["nearest"]
     if kind == "extra_forbidden":
+        message = f"unknown key {shown(str(last))}"
+        if at_home := _at_home(str(last), table):
+            return f"{message} here: it belongs into {at_home}", "", ()
         near = nearest(str(last), keys_of(known)) if known else []
-        return f"unknown key {shown(str(last))}", "" if near else ", ".join(keys_of(known) if known else ()), near
+        return message, "" if near else ", ".join(keys_of(known) if known else ()), near
     if kind == "missing":
         field = keys_of(known)[str(last)] if known else None
         return f"{last} is missing", (field.description or "") if field else "", ()
@@ -184,8 +211,42 @@ def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
     if kind == "less_than_equal":
         return f"{shown(value)} is too large", f"at most {context['le']}", ()
     if kind in _EXPECTED:
-        return f"{shown(value)} is not {_EXPECTED[kind]}", "", ()
+        return f"{shown(value)} is not {_EXPECTED[kind]}", _form(error["loc"]), ()
     return f"{shown(value)}: {error['msg']}", "", ()
+
+
+def _at_home(key: str, table: Sequence[str | int]) -> str:
+    """The tables that know a key which this one does not; those of the same last name before all others."""
+    homes = [path for path, model in TABLES.items() if key in keys_of(model)]
+    last = next((step for step in reversed(table) if isinstance(step, str)), "")
+    homes = [path for path in homes if last and path[-1:] == (last,)] or homes
+    return " or ".join(_header(path or (key,)) for path in homes)
+
+
+def _header(path: tuple[str, ...]) -> str:
+    """A table as it is written: `[ca]`, `[[listener]]`; what is none is a key at the top."""
+    if path == ("listener",):
+        return "[[listener]]"
+    return f"[{'.'.join(path)}]" if path in TABLES else "the top of the file"
+
+
+def _form(path: KeyPath) -> str:
+    """How a table or an array is written."""
+    names = tuple(step for step in path if isinstance(step, str))
+    form = _FORMS.get(names, "")
+    if path and isinstance(path[-1], int):  # an element
+        return form[1:-1]
+    return form or (_header(names) if names in TABLES else "")
+
+
+_FORMS = {
+    ("rules",): '["rules/site.toml"]',
+    ("listener",): "[[listener]]",
+    ("listener", "tls"): '[listener.tls] behind its [[listener]], or tls = { client = "require" }',
+    ("listener", "tls", "certificates"): '[{ chain = "mx.pem" }]',
+    ("listener", "tls", "client_certificate"): '{ chain = "ours.pem" }',
+    ("dns", "servers"): '["127.0.0.1"]',
+}
 
 
 _EXPECTED = {

@@ -2,7 +2,7 @@
 
 A pair that promises what can't be kept is an error, not a surprise: a server that is to be verified on a link that is
 never encrypted, a name that is needed and is not there. What is said and merely not used at the moment (certificates
-while the client's TLS is refused) is none, so that one setting can be changed for a try.
+while the client's TLS is refused) is a warning (config/idle), so that one setting can be changed for a try.
 """
 
 import ipaddress
@@ -86,12 +86,13 @@ class TLSConfig(Table):
     )
     server_name: HostOrAddress = setting(
         "",
-        "the name the server's certificate must be for, and that it is asked for (SNI). Empty: the host of `server`",
+        "the name the server's certificate must be for, and that it is asked for (SNI). Empty: the host of `server`;"
+        " say it where that is an address",
         "it is the name the server is known by here",
     )
     roots: FilePathOrNone = setting(
         "",
-        "a PEM file of the CAs that may vouch for the server. Empty: the system's",
+        "a PEM file of the CAs that may vouch for the server, in place of the system's. Empty: the system's",
         "the system's are kept current",
         path=True,
     )
@@ -121,12 +122,17 @@ class TLSConfig(Table):
         refused = self.client is ClientTLS.REFUSE and self.server is ServerTLS.MIRROR
         return self.server is ServerTLS.NEVER or refused
 
+    @property
+    def says_hello(self) -> bool:
+        """There may be an EHLO of our own."""
+        demanded = self.client is ClientTLS.IMPLICIT and self.server is ServerTLS.MIRROR
+        return demanded or self.server in (ServerTLS.UPGRADE, ServerTLS.REQUIRE)
+
     def posture(self) -> Posture:
         """The posture of a session. May ask the resolver for this machine's name, once and if it is needed."""
-        demanded = self.client is ClientTLS.IMPLICIT and self.server is ServerTLS.MIRROR
         if self.hello:
             hello = self.hello
-        elif demanded or self.server in (ServerTLS.UPGRADE, ServerTLS.REQUIRE):
+        elif self.says_hello:
             hello = machine_hello()
         else:  # no EHLO of our own
             return Posture(self.client, self.server)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from smtpproxy.policy.toml import KeyPath, nearest_sizes, parse_size, shown
+from smtpproxy.policy.toml import KeyPath, Severity, nearest_sizes, parse_size, shown
 
 _LONGEST_NAME = 254  # RFC 1035 §3.1, as text, with a dot at the end
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)*\.?")
@@ -81,11 +81,13 @@ def wrong(message: str, expected: str, near: Sequence[str] = ()) -> PydanticCust
 
 
 class Mistake(NamedTuple):
-    """What is wrong at a place, seen from elsewhere: from the whole of a table, or from the files it names."""
+    """What is wrong at a place, seen from elsewhere: from the whole of a table, or from the files it names. A warning
+    is about what is valid and hardly meant."""
 
     place: KeyPath
     message: str
     expected: str = ""
+    severity: Severity = "error"
 
 
 def wrong_together(mistakes: Iterable[Mistake]) -> None:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, TypeVar
 from smtpproxy.net.identities import Done, Given, Identity, Made, Pair
 from smtpproxy.net.securelink import SecureLink
 from smtpproxy.net.towards import Attempt, Towards
+from smtpproxy.net.troubles import Troubles
 from smtpproxy.net.trust import Knowledge
 from smtpproxy.session.effects import PrepareTLS, StartTLS
 from smtpproxy.session.state import TLSInfo
 from smtpproxy.smtp.errors import Side
 from smtpproxy.tls.certificates import facts
 from smtpproxy.tls.channel import Channel, HandshakeError
-from smtpproxy.tls.clienthello import Hello, NotAHello, read_hello
+from smtpproxy.tls.clienthello import Hello, HelloReader, NotAHello
 from smtpproxy.tls.contexts import ALPN
 from smtpproxy.tls.verdict import Verdict
 
@@ -38,8 +39,9 @@ _T = TypeVar("_T")
 class ListenerTLS:
     """What the sessions of one listener share: never more than one listener's."""
 
-    def __init__(self, towards: Towards, identities: Given | Made, *, keylog: bool) -> None:
+    def __init__(self, towards: Towards, identities: Given | Made, *, keylog: bool, name: str = "") -> None:
         self.towards = towards
+        self.troubles = Troubles("TLS failed", listener=name)
         self.keylog = keylog
         self._identities = identities
 
@@ -50,8 +52,9 @@ class ListenerTLS:
         else:
             self._identities.prepare(leaf, verified, done)
 
-    def check(self) -> None:
-        """Called about once a second."""
+    def check(self, now: float) -> None:
+        """Called about once a second; `now` is monotonic, in seconds."""
+        self.troubles.check(now)
         if isinstance(self._identities, Given):
             self._identities.check()
 
@@ -68,7 +71,7 @@ class Handshakes:
         self._going = False
         self._link: SecureLink | None = None  # whose handshake is under way
         self._hello: Hello | None = None
-        self._octets: bytearray | None = None  # of a ClientHello, while it is read
+        self._reader: HelloReader | None = None  # of a ClientHello, while it is awaited
         self._attempt: Attempt | None = None
         self._knowledge = Knowledge()
         self._verified = False
@@ -81,7 +84,7 @@ class Handshakes:
     def carry_out(self, effect: PrepareTLS | StartTLS) -> None:
         """The session wants this."""
         self._pending = effect
-        self._outcome = self._link = self._octets = None
+        self._outcome = self._link = self._reader = None
         self._asked += 1  # nothing that was asked for an older effect counts any more
 
     def go(self) -> None:
@@ -111,7 +114,7 @@ class Handshakes:
         if effect.side is Side.SERVER:
             self._tls.towards.ask(self._answer(self._known))
         else:
-            self._octets = bytearray()
+            self._reader = HelloReader()
             link.readable = True  # it may be there already
             self._later(self._greet)
 
@@ -138,14 +141,30 @@ class Handshakes:
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
             outcome()
-        elif self._octets is not None and self._relay.client.readable:
+        elif self._reader is not None and self._relay.client.readable:
             self._greet()
         elif self._link is not None and self._link.readable:
             self._go_on(self._link)
 
     def _fail(self, why: str, result: str = "") -> None:
-        self._link = self._octets = None
-        self._relay.session.tls_failed(why, result)
+        self._link = self._reader = None
+        relay = self._relay
+        side = relay.session.securing.side if relay.session.securing is not None else Side.CLIENT
+        self._tls.troubles.add(why, relay.reactor.now, side=side.value, server=relay.session.server.address)
+        relay.session.tls_failed(why, result, self._what_is_known(side))
+
+    def _what_is_known(self, side: Side) -> TLSInfo:
+        """Of a peer whose handshake failed: enough to see which one it was, and at what it looked."""
+        if side is Side.CLIENT:
+            shown = self._identity.shown if self._identity is not None and self._pair is not None else ""
+            sha256 = facts(self._pair.leaf).sha256 if self._pair is not None else ""
+            sni, ja4 = (self._hello.sni, self._hello.ja4) if self._hello is not None else ("", "")
+            return TLSInfo("", "", sni, shown=shown, shown_sha256=sha256, ja4=ja4)
+        leaf = self._relay.server.leaf if isinstance(self._relay.server, SecureLink) else b""
+        certificate = tuple(facts(leaf)._asdict().items()) if leaf else ()
+        return TLSInfo(
+            "", "", self._tls.towards.sni, certificate=certificate, policy=self._tls.towards.policy(self._knowledge)
+        )
 
     def _go_on(self, link: SecureLink, octets: bytes = b"") -> None:
         try:
@@ -189,7 +208,9 @@ class Handshakes:
         self._relay.session.tls_done(
             Side.SERVER,
             self._info(link.channel, verdict)._replace(
-                sni=self._tls.towards.sni, certificate=tuple(facts(link.leaf)._asdict().items())
+                sni=self._tls.towards.sni,
+                certificate=tuple(facts(link.leaf)._asdict().items()),
+                policy=self._tls.towards.policy(self._knowledge),
             ),
         )
 
@@ -209,8 +230,8 @@ class Handshakes:
 
     def _greet(self) -> None:
         """The ClientHello."""
-        relay, octets = self._relay, self._octets
-        if octets is None or self._identity is None:
+        relay, reader = self._relay, self._reader
+        if reader is None or self._identity is None:
             raise AssertionError("nobody waits for a ClientHello")
         try:
             hello = None
@@ -219,18 +240,17 @@ class Handshakes:
                 if not data:
                     self._fail("the peer ended the connection within the handshake")
                     return
-                octets += data
-                hello = read_hello(bytes(octets))
+                hello = reader.feed(data)
         except BlockingIOError:
             relay.client.readable = False
             return
         except NotAHello as error:
-            self._fail(f"not a ClientHello: {error.why}")
+            self._fail(f"no handshake: {error.why}")
             return
         except OSError as error:
             self._fail(f"the link broke within the handshake: {error.strerror or error}")
             return
-        self._octets = None
+        self._reader = None
         self._hello = hello
         if hello.has_alpn and ALPN.encode() not in hello.alpn:
             with contextlib.suppress(OSError):
@@ -240,7 +260,7 @@ class Handshakes:
         self._pair = self._identity.choose(hello.sni)
         channel = Channel(self._pair.context, server_side=True)
         relay.client = self._link = SecureLink(relay.client, channel)
-        self._go_on(self._link, bytes(octets))
+        self._go_on(self._link, bytes(reader.octets))
 
     def _client_done(self, link: SecureLink) -> None:
         hello, identity, pair = self._hello, self._identity, self._pair

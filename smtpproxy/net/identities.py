@@ -60,7 +60,7 @@ class Given:
         self._certificates = tuple(certificates)
         self._legacy = legacy
         self._keylog = keylog
-        self._seen = self._look()
+        self._seen = self._told = self._look()
         self._pairs = self._load()
 
     def _load(self) -> list[Pair]:
@@ -84,17 +84,23 @@ class Given:
         return found
 
     def check(self) -> None:
-        """Read them again if they changed; what can't be used leaves the old ones in force."""
+        """Read them again if they changed; what can't be used leaves the old ones in force, and is tried again."""
         seen = self._look()
         if seen == self._seen:
             return
-        self._seen = seen
         try:
             self._pairs = self._load()
         except CertificateError as error:
-            log.error("a certificate was not reloaded: the one in force stays", why=str(error))
+            if seen != self._told:  # once is enough
+                log.error("a certificate was not reloaded: the one in force stays", why=str(error))
+            self._told = seen
         else:
+            self._seen = self._told = seen
             log.info("certificates reloaded", files=len(self._pairs))
+
+    def described(self) -> list[str]:
+        """Each, by its names and the end of its time."""
+        return [f"{', '.join(pair.names) or 'no name'} until {facts(pair.leaf).not_after}" for pair in self._pairs]
 
     def identity(self) -> Identity:
         """What is in force now."""
@@ -117,7 +123,7 @@ class Made:
     ) -> None:
         """`host`: what is certified where the server shows nothing; `trusted`: by the CA, then, or self-signed."""
         self._signer = signer
-        self._host = host
+        self._host = host.partition("%")[0]  # the zone of a link-local address is ours alone
         self._trusted = trusted
         self._legacy = legacy
         self._keylog = keylog
@@ -152,7 +158,8 @@ class Made:
         if leaf:
             try:
                 like = likeness(leaf)
-                return like, by_ca and bool(like.names)  # DANE verifies without a name, the CA signs none
+                # DANE verifies without a name and beyond the time; the CA signs neither.
+                return like, by_ca and bool(like.names) and self._wall() < like.not_after
             except ValueError as error:
                 log.warning("the server's certificate can't be mirrored", server=self._host, why=str(error))
                 by_ca = False

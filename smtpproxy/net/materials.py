@@ -2,29 +2,26 @@
 what resolvers are asked for.
 
 All of it is made before the first connection is accepted, so that what can't work is said at once, in one line and with
-the name of the file; `look` does the same for `smtpproxy check`, without asking anybody.
+the name of the file. Most of that has been told before (looking.py), and this holds where it was not.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 import trio
 
-from smtpproxy.config import CertificateConfig, Config, ListenerConfig, Mistake, missing
+from smtpproxy.config import Config, ListenerConfig
 from smtpproxy.net.handshakes import ListenerTLS
 from smtpproxy.net.identities import Given, Made
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.signing import Signer, SignerError
 from smtpproxy.net.towards import Towards
 from smtpproxy.net.trust import Resolver, Trust, TrustError
-from smtpproxy.policy.toml import KeyPath
 from smtpproxy.session.postures import ServerTLS
-from smtpproxy.tls.authority import AuthorityError, certificate
-from smtpproxy.tls.contexts import CertificateError, read_pair
-from smtpproxy.tls.verifying import Roots
+from smtpproxy.tls.contexts import CertificateError
 
 log = structlog.get_logger()
 
@@ -40,6 +37,7 @@ class Materials:
 
     def __init__(self, config: Config, reactor: Reactor, wall: Callable[[], float]) -> None:
         self._config = config
+        self._reactor = reactor
         self._wall = wall
         self._trusts: list[Trust] = []
         self._listeners: list[ListenerTLS] = []
@@ -108,9 +106,23 @@ class Materials:
                 )
         except (CertificateError, TrustError, ValueError, OSError) as error:
             raise MaterialError(f"listener {entry.name}: {error}") from error
-        made = ListenerTLS(towards, identities, keylog=bool(self._keylog))
+        made = ListenerTLS(towards, identities, keylog=bool(self._keylog), name=entry.name)
+        self._tell(entry, identities)
         self._listeners.append(made)
         return made
+
+    def _tell(self, entry: ListenerConfig, identities: Given | Made) -> None:
+        """What TLS is on this listener, for who looks at the log of a start."""
+        tls = entry.tls
+        if isinstance(identities, Given):
+            shows = "; ".join(identities.described())
+        else:
+            shows = "minted like the server's, self-signed where it does not verify" if self.signer else "self-signed"
+        log.info(
+            "TLS", listener=entry.name, client=tls.client.value, server=tls.server.value, verify=tls.verify, shows=shows
+        )
+        if tls.legacy:
+            log.warning("TLS 1.0 and 1.1 and their ciphers are taken on both links", listener=entry.name)
 
     async def run(self) -> None:
         """Keep fresh what is known from resolvers."""
@@ -123,7 +135,7 @@ class Materials:
         if self.signer is not None:
             self.signer.check()
         for listener in self._listeners:
-            listener.check()
+            listener.check(self._reactor.now)
 
     def close(self) -> None:
         """End the signing process."""
@@ -139,33 +151,3 @@ def _private(path: str) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
-
-
-def look(config: Config) -> Iterator[Mistake]:
-    """What is wrong with the files the configuration names. Nothing is started, and the CA's key not opened."""
-    found = list(missing(config))
-    yield from found
-    if found:  # what is not there can't be read
-        return
-    for index, listener in enumerate(config.listeners):
-        here = ("listener", index, "tls")
-        pairs: list[tuple[KeyPath, CertificateConfig]] = [
-            ((*here, "certificates", number), pair) for number, pair in enumerate(listener.tls.certificates)
-        ]
-        if listener.tls.client_certificate is not None:
-            pairs.append(((*here, "client_certificate"), listener.tls.client_certificate))
-        for place, pair in pairs:
-            try:
-                read_pair(pair.chain, pair.key)
-            except CertificateError as error:
-                yield Mistake(place, str(error), "a PEM certificate and its key, without passphrase")
-        if listener.tls.roots:
-            try:
-                Roots.file(listener.tls.roots)
-            except ValueError as error:
-                yield Mistake((*here, "roots"), str(error), "a file of PEM certificates")
-    if config.ca.directory:
-        try:
-            certificate(Path(config.ca.directory))
-        except AuthorityError as error:
-            yield Mistake(("ca", "directory"), str(error), "what `smtpproxy ca init` makes")

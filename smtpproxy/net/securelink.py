@@ -9,12 +9,14 @@ To the relay it is a link like any other: `receive` gives octets in clear, `send
 """
 
 import contextlib
+import errno
 import ssl
 
 from smtpproxy.net.link import Link, State
 from smtpproxy.tls.channel import Channel
 
 PIECE = 65_536  # octets encrypted at once
+OWN = 16_384  # octets of TLS's own answers that wait: a peer that asks for more of them and takes none is no peer
 
 
 class SecureLink(Link):
@@ -75,7 +77,7 @@ class SecureLink(Link):
         """Octets in clear; b"" at the end, None if there are none now.
 
         Raises:
-            OSError: the link broke, or what came is no TLS.
+            OSError: the link broke, what came is no TLS, or TLS's own answers are not taken.
         """
         if self.state is State.LINGERING:
             return super().receive(size)  # it is dropped whatever it is
@@ -103,8 +105,8 @@ class SecureLink(Link):
             if len(octets) < size and not self.ended:
                 self.readable = False
             data = channel.receive(octets)
-        if channel.pending:
-            self._flush(self.moved_at)  # an answer of TLS's own: a key update
+        if channel.pending and not self._flush(self.moved_at) and channel.pending > OWN:  # key updates are answered
+            raise OSError(errno.ENOBUFS, "the peer asks for answers of TLS and takes none")
         self.received += len(data)
         if self.channel.finished:
             self.readable = True  # the end stands behind what is given now

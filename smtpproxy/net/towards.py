@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from smtpproxy.config import TLSConfig, is_address
 from smtpproxy.net.trust import Knowledge, Trust
+from smtpproxy.tls.certificates import read
 from smtpproxy.tls.channel import Channel, HandshakeError
 from smtpproxy.tls.contexts import for_server, read_pair
 from smtpproxy.tls.dane import check_dane
@@ -56,9 +57,10 @@ class Towards:
         keylog: str,
         wall: Callable[[], float],
     ) -> None:
-        self.name = name
+        self.name = name = name.partition("%")[0]  # of a link-local address the zone is ours alone
         self.sni = "" if is_address(name) else name  # RFC 6066 §3: names only
         self._kind = config.verify
+        self._legacy = config.legacy
         self._trust = trust
         self._wall = wall
         chain = key = b""
@@ -115,7 +117,11 @@ class Towards:
             HandshakeError: it is not, and has to be.
         """
         if attempt.strict:
-            return _VERIFIED
+            # The lowest level, which old versions need, is the lowest for certificates too: weak keys, weak digests.
+            verdict = self._chain_and_name(attempt) if self._legacy else _VERIFIED
+            if not verdict.verified:
+                raise HandshakeError(verdict.why, verdict.result)
+            return verdict
         knowledge = attempt.knowledge
         if self._kind == "dane":
             verdict = check_dane(knowledge.records, attempt.channel.chain(), self.name, self._wall())
@@ -126,8 +132,6 @@ class Towards:
         policy = knowledge.policy
         if policy is not None and policy.mode is Mode.TESTING and not policy.matches(self.name):
             verdict = Verdict(False, HOST_MISMATCH, f"{self.name} is none of the MX hosts of the MTA-STS policy")
-        if knowledge.result and verdict.verified:
-            return Verdict(True, knowledge.result, knowledge.why)
         return verdict
 
     def _chain_and_name(self, attempt: Attempt) -> Verdict:
@@ -139,7 +143,7 @@ class Towards:
         if found is not None and now < found[1]:
             return found[0]
         verdict = verify_chain(attempt.channel.chain(), self.name, self._roots, now)
-        self._verdicts[leaf] = verdict, now + VERDICT_AGE
+        self._verdicts[leaf] = verdict, _holds_until(leaf, now)
         self._verdicts.move_to_end(leaf)
         while len(self._verdicts) > VERDICTS:
             self._verdicts.popitem(last=False)
@@ -153,6 +157,12 @@ class Towards:
         verdict = openssl_verdict(error.refused)
         return HandshakeError(verdict.why, verdict.result)
 
+    def policy(self, knowledge: Knowledge) -> str:
+        """Why an MTA-STS policy does not count, or that an old one does."""
+        if self._kind != "mta-sts" or not knowledge.why:
+            return ""
+        return f"{knowledge.result}: {knowledge.why}" if knowledge.result else knowledge.why
+
     def broken(self, knowledge: Knowledge, shown: str, leaf: bytes) -> tuple[str, ...]:
         """The promises to the client that what it is shown will break, if it looks at them."""
         broken = []
@@ -161,3 +171,13 @@ class Towards:
         if knowledge.policy is not None and knowledge.policy.mode is Mode.ENFORCE and shown != "given":
             broken.append("mta-sts")
         return tuple(broken)
+
+
+def _holds_until(leaf: bytes, now: float) -> float:
+    """How long a verdict is kept: for a while, and never beyond one of the certificate's own dates."""
+    try:
+        certificate = read(leaf)
+        dates = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    except ValueError:
+        return now
+    return min([now + VERDICT_AGE, *(date for date in dates if date > now)])

@@ -23,6 +23,8 @@ KeyPath = tuple[str | int, ...]
 Severity = Literal["error", "warning"]
 
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
+_ARRAY = re.compile(r"\s*\[\[\s*([A-Za-z0-9_-]+)\s*\]\]")
+_HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)((?:\.[A-Za-z0-9_-]+)*)\s*\]")
 _KEYS = frozenset({"bare_key", "quoted_key", "dotted_key"})
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"([0-9]{1,20}) ?([A-Za-z]*)")
@@ -271,7 +273,19 @@ def _syntax_problem(file: str, text: str, message: str) -> Problem:
         column = len(lines[line - 1].rstrip("\r")) + 1
     else:
         line, column = int(found["line"]), int(found["column"])
-    return Problem(file, line, column, "", f"not TOML: {message[: found.start()]}", text=lines[line - 1].rstrip("\r"))
+    message = f"not TOML: {message[: found.start()]}"
+    return Problem(file, line, column, "", message, _before_its_list(lines, line), text=lines[line - 1].rstrip("\r"))
+
+
+def _before_its_list(lines: Sequence[str], line: int) -> str:
+    """The right order, where the first `[[x]]` stands behind an `[x.y]` of it."""
+    if array := _ARRAY.match(lines[line - 1]):
+        name = array[1]
+        for number, text in enumerate(lines[: line - 1], 1):
+            table = _HEADER.match(text)
+            if table and table[1] == name:
+                return f"[[{name}]] before its [{name}{table[2]}], which stands in line {number}"
+    return ""
 
 
 def _parser() -> Parser:

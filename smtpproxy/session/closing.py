@@ -171,7 +171,8 @@ def end_inspection(session: "Session", exchange: Exchange) -> None:
     """From here on octets pass unseen, both ways, and nothing of ours gets in between."""
     session.opaque = True
     session.inspected = False
-    session.note(Kind.NOTE, anomaly="inspection-ended", verb=exchange.verb.name, rule=exchange.rule)
+    rule = {"rule": exchange.rule} if exchange.rule else {}  # none: by the listener's posture
+    session.note(Kind.NOTE, None, None, anomaly="inspection-ended", verb=exchange.verb.name, **rule)
 
 
 def client_lost(session: "Session") -> None:

@@ -211,12 +211,13 @@ def _greeting(session: "Session") -> Exchange:
     return greeting
 
 
-def _refuse(session: "Session", why: str, result: str = "") -> None:
+def _refuse(session: "Session", why: str, result: str, known: TLSInfo | None = None) -> None:
     """421 in place of the greeting: RFC 5321 §3.1 has no 454 there."""
-    _note_failure(session, Side.SERVER, why, result)
+    _note_failure(session, Side.SERVER, why, result, known)
     closing.abort_server(session)
     greeting = _greeting(session)
     greeting.told = say.TLS_TO_SERVER_FAILED
+    greeting.action = "answer"
     greeting.lost = greeting.closes = True
     for exchange in session.ledger:
         exchange.lost = True
@@ -234,6 +235,7 @@ def asked(session: "Session", exchange: Exchange, command: Command) -> bool:
     if can and server is not ServerTLS.NEVER:
         return False
     if session.server.tls is None and server is not ServerTLS.NEVER and client is not ClientTLS.OFFER:
+        _note_failure(session, Side.SERVER, "the server does not offer STARTTLS", "starttls-not-supported")
         return _answer(session, exchange, say.TLS_NOT_AVAILABLE)  # the server's link can't be, so the client's is not
     if session.authenticated:
         return _answer(session, exchange, say.TLS_AFTER_AUTH)  # the server goes on as it is and can't forget that
@@ -352,7 +354,7 @@ def _client_done(session: "Session", exchange: Exchange | None) -> None:
         closing.drain(session)
 
 
-def failed(session: "Session", why: str, result: str = "") -> None:
+def failed(session: "Session", why: str, result: str = "", known: TLSInfo | None = None) -> None:
     """A handshake failed, or there is no certificate for the client: 454 while that can still be told in clear."""
     securing = session.securing
     if session.closed or securing is None:
@@ -361,15 +363,16 @@ def failed(session: "Session", why: str, result: str = "") -> None:
     side = securing.side
     own = securing.exchange is None or securing.exchange.asked is None
     if own and side is Side.SERVER:
-        _refuse(session, why, result)
+        _refuse(session, why, result, known)
         return
-    _note_failure(session, side, why, result)
+    _note_failure(session, side, why, result, known)
     exchange = securing.exchange
     if securing.step is Step.CLIENT or exchange is None:
         closing.close_both(session, abort=True)
         return
     _got(securing)
     exchange.told = say.TLS_NOT_AVAILABLE
+    exchange.action = "answer"
     if exchange.sent is not None:  # the server is, or was to be, under TLS: it can't go on in clear
         closing.abort_server(session)
         exchange.lost = True
@@ -382,9 +385,11 @@ def _note(session: "Session") -> None:
     session.note(Kind.TLS, client=shown(session.client.tls), server=shown(session.server.tls))
 
 
-def _note_failure(session: "Session", side: Side, why: str, result: str) -> None:
-    detail = {"result": result} if result else {}
-    session.note(Kind.NOTE, None, None, anomaly="tls-failed", side=side.value, why=why, **detail)
+def _note_failure(session: "Session", side: Side, why: str, result: str, known: TLSInfo | None = None) -> None:
+    """What went wrong, and what is known of the peer; RFC 8460's results are of servers."""
+    facts = {**(shown(known) or {}), "result": result if side is Side.SERVER else ""}
+    detail = {name: value for name, value in facts.items() if value and name not in ("resumed", "verified")}
+    session.note(Kind.NOTE, None, None, anomaly="tls-failed", side=side.value, **{**detail, "why": why})
 
 
 def shown(info: TLSInfo | None) -> dict[str, Any] | None:
@@ -427,5 +432,5 @@ def cut_short(session: "Session", side: Side) -> bool:
 
 
 def spoke_too_soon(count: int) -> ProtocolError:
-    """Octets of the server behind its 220, or within a handshake."""
-    return ProtocolError(Side.SERVER, "octets-behind-220", f"{count} octets")
+    """Octets of the server behind its 220: in one piece with it (0), or so many within a handshake."""
+    return ProtocolError(Side.SERVER, "octets-behind-220", f"{count} octets" if count else "in one piece with it")

@@ -176,9 +176,9 @@ class Session:
         """The handshake a `StartTLS` effect asked for has succeeded."""
         securing.done(self, side, info)
 
-    def tls_failed(self, why: str, result: str = "") -> None:
-        """What a `PrepareTLS` or `StartTLS` effect asked for has failed; `result` is a result type of RFC 8460 §4.3."""
-        securing.failed(self, why, result)
+    def tls_failed(self, why: str, result: str = "", known: TLSInfo | None = None) -> None:
+        """What a `PrepareTLS` or `StartTLS` effect asked for has failed (`result`: RFC 8460 §4.3); what is known."""
+        securing.failed(self, why, result, known)
 
     def client_lost(self) -> None:
         """The client's link broke: nothing can be read or told any more."""
@@ -379,7 +379,7 @@ class Session:
             exchange.anomalies += ("unknown-reply-code",)
         if verb.then.get(reply.code) is Framing.TLS:
             if more:
-                raise securing.spoke_too_soon(1)
+                raise securing.spoke_too_soon(0)
             securing.begin(self, exchange, reply)
             return
         if verb is GREETING:

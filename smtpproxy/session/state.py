@@ -33,6 +33,7 @@ class TLSInfo(NamedTuple):
     shown_sha256: str = ""  # its fingerprint, hex
     ja4: str = ""  # of its ClientHello
     broken: tuple[str, ...] = ()  # promises of others that this interception breaks: "dane", "mta-sts", "requiretls"
+    policy: str = ""  # why an MTA-STS policy does not count, or that an old one does
     keylog: bool = False  # its keys were written to a file
 
 

@@ -182,9 +182,14 @@ def read_passphrase(path: Path) -> bytes:
     Raises:
         AuthorityError: it can't be read, others can read it, or it is empty.
     """
-    line = _read(path, secret=True, group=True).partition(b"\n")[0].removesuffix(b"\r")
+    try:
+        line = _read(path, secret=True, group=True).partition(b"\n")[0].removesuffix(b"\r")
+    except AuthorityError as error:
+        raise AuthorityError(f"the passphrase file {error}") from error
     if not 0 < len(line) <= LONGEST:
-        raise AuthorityError(f"{path} has no passphrase in its first line, or a longer one than {LONGEST} octets")
+        raise AuthorityError(
+            f"the passphrase file {path} has no passphrase in its first line, or a longer one than {LONGEST} octets"
+        )
     return line
 
 

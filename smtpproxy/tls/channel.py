@@ -31,7 +31,7 @@ class HandshakeError(Exception):
 class Channel:
     """One end of a TLS connection."""
 
-    __slots__ = ("_in", "_out", "_taken", "broken", "finished", "object", "truncated")
+    __slots__ = ("_first", "_in", "_out", "_taken", "broken", "finished", "object", "truncated")
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Channel:
         self._out = ssl.MemoryBIO()
         self.object = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=hostname)
         self._taken = 0
+        self._first = b""  # octet of the peer
         self.broken: ssl.SSLError | None = None  # what the next `receive` raises
         self.finished = False  # the peer sent close_notify: nothing more is read
         self.truncated = False  # the link ended without it
@@ -60,6 +61,7 @@ class Channel:
         if self._taken > HANDSHAKE:
             raise HandshakeError(f"more than {HANDSHAKE} octets of handshake", FAILED)
         if octets:
+            self._first = self._first or octets[:1]
             self._in.write(octets)
         try:
             self.object.do_handshake()
@@ -68,7 +70,10 @@ class Channel:
         except ssl.SSLCertVerificationError as error:
             raise HandshakeError(error.verify_message, FAILED, error) from None
         except ssl.SSLError as error:
-            raise HandshakeError(_reason(error), FAILED) from None
+            clear = self._first.isascii() and self._first.isalnum()  # as "220 …" or "GET …" begins, and no TLS record
+            raise HandshakeError(
+                "clear text, and no TLS, came from the peer" if clear else _reason(error), FAILED
+            ) from None
         return True
 
     @property
@@ -161,9 +166,9 @@ class Channel:
         return self._out.read()
 
     @property
-    def pending(self) -> bool:
-        """There is something to be sent."""
-        return self._out.pending > 0
+    def pending(self) -> int:
+        """Octets that are to be sent."""
+        return self._out.pending
 
     def close(self) -> bytes:
         """close_notify: what is to be sent last. b"" if the connection is in no state to."""

@@ -69,33 +69,56 @@ def read_hello(octets: bytes) -> Hello | None:
 
     Raises NotAHello, also for one that is longer than MAX_HELLO with its record headers.
     """
-    message = _message(octets[:MAX_HELLO])
-    if message is not None:
-        return _hello(message)
-    if len(octets) > MAX_HELLO:
-        raise NotAHello(f"no end of the ClientHello within {MAX_HELLO} octets")
-    return None
+    return HelloReader().feed(octets)
 
 
-def _message(octets: bytes) -> bytes | None:
-    """The body of the handshake message, out of its records. Each octet is looked at before those behind it count."""
-    message = bytearray()
-    at = number = 0
-    while True:
-        header = octets[at : at + 5]
-        if number == MAX_RECORDS and header:
-            raise NotAHello(f"a ClientHello in more than {MAX_RECORDS} records")
-        _check_record(header, first=number == 0)
-        if len(header) < 5:
-            return None
-        at += 5
-        number += 1
-        length = int.from_bytes(header[3:])
-        message += octets[at : at + length]
-        at += length
-        needed = _length(message)
-        if needed and len(message) >= needed:
-            return bytes(message[4:needed])
+class HelloReader:
+    """Reads a ClientHello as it comes: each octet is looked at once, in however many pieces a client sends it.
+
+    Attributes:
+        octets: all that came, with what stands behind the hello.
+    """
+
+    def __init__(self) -> None:
+        self.octets = bytearray()
+        self._message = bytearray()  # what stood in records so far
+        self._at = 0  # octets looked at
+        self._number = 0  # records begun
+        self._left = 0  # octets of the last one that are still to come
+
+    def feed(self, octets: bytes) -> Hello | None:
+        """More octets; as `read_hello` of all there are."""
+        self.octets += octets
+        message = self._take()
+        if message is not None:
+            return _hello(message)
+        if len(self.octets) > MAX_HELLO:
+            raise NotAHello(f"no end of the ClientHello within {MAX_HELLO} octets")
+        return None
+
+    def _take(self) -> bytes | None:
+        """The body of the handshake message, out of its records. Each octet counts before those behind it do."""
+        end = min(len(self.octets), MAX_HELLO)
+        while True:
+            if not self._left:
+                header = bytes(self.octets[self._at : min(self._at + 5, end)])
+                if self._number == MAX_RECORDS and header:
+                    raise NotAHello(f"a ClientHello in more than {MAX_RECORDS} records")
+                _check_record(header, first=self._number == 0)
+                if len(header) < 5:
+                    return None
+                self._at += 5
+                self._number += 1
+                self._left = int.from_bytes(header[3:])
+            piece = self.octets[self._at : min(self._at + self._left, end)]
+            self._message += piece
+            self._at += len(piece)
+            self._left -= len(piece)
+            needed = _length(self._message)
+            if needed and len(self._message) >= needed:
+                return bytes(self._message[4:needed])
+            if self._left:
+                return None
 
 
 def _check_record(header: bytes, *, first: bool) -> None:

@@ -95,16 +95,21 @@ def _settle(context: ssl.SSLContext, legacy: bool, keylog: str) -> None:
 
 def _load(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
     """OpenSSL reads files only, as Python has it: this one is in memory and has no name."""
-    descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
-        for octets in (key, b"\n", chain):
-            os.write(descriptor, octets)
-        # An empty passphrase: a key that has one fails, where OpenSSL would ask for it at the terminal.
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
+        descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        try:
+            for octets in (key, b"\n", chain):
+                os.write(descriptor, octets)
+            # An empty passphrase: a key that has one fails, where OpenSSL would ask for it at the terminal.
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
+        finally:
+            os.close(descriptor)
     except ssl.SSLError as error:
+        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+            raise CertificateError("certificate and key do not belong together") from None
         raise CertificateError(f"not a certificate and its key: {_reason(error)}") from None
-    finally:
-        os.close(descriptor)
+    except OSError as error:  # no descriptor is left
+        raise CertificateError(f"a certificate can't be loaded: {error.strerror}") from None
 
 
 def _reason(error: ssl.SSLError) -> str:
@@ -127,5 +132,16 @@ def read_pair(chain: str, key: str = "") -> tuple[bytes, bytes]:
         for_client(found[0], found[1])
     except CertificateError as error:
         where = chain if not key or key == chain else f"{chain} and {key}"
-        raise CertificateError(f"{where}: {error}") from None
+        raise CertificateError(_lacking(chain, key, *found) or f"{where}: {error}") from None
     return found[0], found[1]
+
+
+def _lacking(chain: str, key: str, certificates: bytes, keys: bytes) -> str:
+    """What is not in the files, by the labels of PEM (RFC 7468): OpenSSL's word for all of it is "pem lib"."""
+    if b"CERTIFICATE-----" not in certificates:
+        return f"{chain}: no certificate in it"
+    if b"PRIVATE KEY-----" not in keys:
+        return f"{key or chain}: no private key in it" + ("" if key else "; say `key` where it is in a file of its own")
+    if b"ENCRYPTED" in keys:
+        return f"{key or chain}: the key is encrypted: `openssl pkey -in {key or chain}` writes it without passphrase"
+    return ""

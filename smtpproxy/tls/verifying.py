@@ -164,15 +164,19 @@ def _judge(chain: Sequence[bytes], name: str, roots: Roots, at: float) -> tuple[
     except Exception as error:  # what can't be understood is not verified
         problems = [(FAILED, f"the certificate can't be verified: {printable(str(error), 200)}")]
     found = [problem for problem in problems if problem is not None]
-    turns = [
-        turn.timestamp()
-        for certificate in certificates
-        for turn in (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    ]
+    turns = [turn for certificate in certificates for turn in _turns(certificate)]
     until = min([at + FRESH, *(turn for turn in turns if turn > at)])
     if not found:
         return Verdict(True), until
     return Verdict(False, found[0][0], "; ".join(why for _, why in found)), until
+
+
+def _turns(certificate: x509.Certificate) -> tuple[float, ...]:
+    """When a verdict on it may become another one; none if its dates are none (there is no year 0)."""
+    try:
+        return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    except ValueError:
+        return ()
 
 
 # ------------------------------------------------------------------------------------------------- the path

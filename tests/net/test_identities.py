@@ -1,5 +1,6 @@
 """What clients are shown: given certificates that are reloaded, made ones that are made once (H2, H10, H11)."""
 
+import errno
 import os
 import ssl
 import time
@@ -119,6 +120,24 @@ def test_a_bad_one_leaves_the_old_one_in_force_and_is_told_once(tmp_path: Path, 
     with capture_logs() as logs:
         given.check()
     assert [entry["log_level"] for entry in logs] == ["info"]
+
+
+def test_one_that_can_not_be_read_just_now_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left: nothing is raised into whoever looks, and the next look finds it."""
+    given = _given(put(tmp_path, "1.pem", good()))
+    put(tmp_path, "1.pem", other())
+
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr("os.memfd_create", none_left)
+        given.check()
+        given.check()
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert _shown(given.identity(), NAME) == good().der
+    given.check()
+    assert _shown(given.identity(), NAME) == other().der
 
 
 def test_a_bad_one_at_the_start_is_an_error(tmp_path: Path) -> None:
@@ -244,6 +263,11 @@ def test_a_server_without_a_certificate_has_one_for_its_name(tmp_path: Path, tru
     assert _identity(answers).choose("").names == (NAME,)
 
 
+def test_a_server_by_a_link_local_address(tmp_path: Path) -> None:
+    identity = _identity(_have(_maker(None, host="fe80::1%lo"), b"", verified=False))
+    assert identity.choose("").names == ("fe80::1",)
+
+
 @pytest.mark.parametrize("leaf", [b"\x30\x00", b"noise", made(NAME).der])
 def test_one_that_can_not_be_read_or_has_no_name_is_nothing_to_certify(tmp_path: Path, leaf: bytes) -> None:
     signer = FakeSigner(tmp_path)
@@ -251,6 +275,15 @@ def test_one_that_can_not_be_read_or_has_no_name_is_nothing_to_certify(tmp_path:
         answers = _have(_maker(signer), leaf)
     assert not signer.asked
     assert _identity(answers).shown == "self-signed"
+
+
+def test_one_whose_time_is_over_is_nothing_to_certify(tmp_path: Path) -> None:
+    """DANE-EE verifies without a look at dates (RFC 7671 §5.1); the CA signs none that has expired."""
+    signer = FakeSigner(tmp_path)
+    old = made(NAME, names=(NAME,), since=-30, until=-1)
+    identity = _identity(_have(_maker(signer), old.der))
+    assert identity.shown == "self-signed"
+    assert not signer.asked
 
 
 def test_many_who_ask_at_once_have_one_made(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from select import EPOLLIN, EPOLLOUT, EPOLLRDHUP
 import pytest
 
 from smtpproxy.net.link import Link, State
-from smtpproxy.net.securelink import PIECE, SecureLink
+from smtpproxy.net.securelink import OWN, PIECE, SecureLink
 from smtpproxy.tls.channel import Channel, HandshakeError
 from smtpproxy.tls.contexts import for_client, for_server
 from tests.tls.maker import made
@@ -216,6 +216,31 @@ def test_what_tls_itself_sends_in_between_doubles_nothing() -> None:
                 link.send(octets, NOW)
         assert got.replace(b"!", b"") == body
         assert link.sent == len(body)
+
+
+def test_a_peer_that_asks_for_answers_and_takes_none_is_let_go() -> None:
+    """Key updates, or tries to renegotiate: each is answered, and what is not taken is not kept without end."""
+
+    class Answers(Channel):
+        __slots__ = ()
+
+        def receive(self, octets: bytes) -> bytes:
+            """As always, and a record of content stands for an answer."""
+            data = super().receive(octets)
+            self.send(bytes(1000))
+            return data
+
+    with _links(4096) as (link, peer):
+        link.channel = Answers(for_client(GOOD.pem, GOOD.key_pem), server_side=True)
+        _shake(link, peer)
+
+        def answered() -> bytes | None:
+            peer.send(b"x")
+            return _received(link)
+
+        with pytest.raises(OSError, match="takes none"):
+            all(answered() for _ in range(10_000))
+        assert OWN < link.channel.pending < 2 * OWN
 
 
 def test_a_peer_that_is_gone_is_an_error() -> None:

@@ -17,8 +17,9 @@ from smtpproxy.tls.contexts import CertificateError, for_client
 from smtpproxy.tls.dane import TLSA
 from smtpproxy.tls.mtasts import Mode, Policy
 from smtpproxy.tls.verdict import DANE_REQUIRED, HOST_MISMATCH, Verdict
+from smtpproxy.tls.verifying import verify_chain
 from tests.net.tls_rig import BAD, NAME, good, put
-from tests.tls.maker import Made, made, root
+from tests.tls.maker import Made, made, root, weak_rsa
 
 NOTHING = Knowledge()
 BETWEEN = made("Between", root(), ca=True)
@@ -105,6 +106,13 @@ def test_an_address_is_looked_for_and_not_asked_for(tmp_path: Path) -> None:
     assert _try(towards, good()).verified
 
 
+def test_the_zone_of_an_address_is_no_part_of_it(tmp_path: Path) -> None:
+    """It says by which interface, and nothing to anybody else (RFC 4007 §11)."""
+    local = made(NAME, root(), names=("fe80::1",))
+    for verify in ("record", "verify"):
+        assert _try(_towards(tmp_path, verify, "fe80::1%lo"), local).verified
+
+
 def test_what_is_not_about_a_certificate_keeps_its_words() -> None:
     error = HandshakeError("wrong version number", "validation-failure")
     assert Towards.refused(error) is error
@@ -163,8 +171,11 @@ def test_mta_sts_tested_or_unknown_is_recorded(tmp_path: Path) -> None:
     assert _try(towards, good(), _policy(Mode.TESTING, NAME)).verified
     assert _try(towards, good(), _policy(Mode.TESTING, "mx.elsewhere.example")).result == HOST_MISMATCH
     assert not _try(towards, BAD["self-signed"], _policy(Mode.TESTING, NAME)).verified
-    told = _try(towards, good(), Knowledge(result="sts-policy-fetch-error", why="no answer"))
-    assert told == Verdict(True, "sts-policy-fetch-error", "no answer")
+    unknown = Knowledge(result="sts-policy-fetch-error", why="no answer")
+    assert _try(towards, good(), unknown) == Verdict(True)
+    assert towards.policy(unknown) == "sts-policy-fetch-error: no answer"
+    assert towards.policy(Knowledge(why="example: no MTA-STS record")) == "example: no MTA-STS record"
+    assert towards.policy(Knowledge()) == _towards(tmp_path, "dane").policy(unknown) == ""
 
 
 # --------------------------------------------------------------------------------------------------- again and again
@@ -182,16 +193,46 @@ def test_no_session_is_resumed(tmp_path: Path, highest: ssl.TLSVersion) -> None:
         assert towards.look(attempt) == Verdict(True)
 
 
-def test_a_verdict_is_kept_for_a_while_and_for_its_certificate(tmp_path: Path) -> None:
+def test_a_verdict_is_kept_for_a_while_and_for_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def counted(*arguments: Any) -> Verdict:
+        looks.append(arguments)
+        return verify_chain(*arguments)
+
+    monkeypatch.setattr("smtpproxy.net.towards.verify_chain", counted)
+    clock = Clock()
+    towards = _towards(tmp_path, wall=clock)
+    assert _try(towards, good()).verified
+    clock.now += VERDICT_AGE - 1
+    assert _try(towards, good()).verified
+    assert len(looks) == 1
+    assert not _try(towards, BAD["wrong name"]).verified
+    clock.now += 2
+    assert _try(towards, good()).verified
+    assert len(looks) == 3
+
+
+def test_a_verdict_does_not_outlive_the_certificate(tmp_path: Path) -> None:
     clock = Clock()
     towards = _towards(tmp_path, wall=clock)
     short = made(NAME, root(), names=(NAME,), until=VERDICT_AGE / 2 / 86_400)
     assert _try(towards, short).verified
-    clock.now += VERDICT_AGE - 1
-    assert _try(towards, short).verified
-    assert not _try(towards, BAD["wrong name"]).verified
-    clock.now += 2
+    clock.now += VERDICT_AGE / 2 + 2
     assert _try(towards, short).result == "certificate-expired"
+
+
+@pytest.mark.parametrize("verify", ["verify", "mta-sts"])
+def test_old_versions_do_not_make_weak_keys_good(tmp_path: Path, verify: str) -> None:
+    """The security level that TLS 1.0 needs is OpenSSL's for certificates too: there it would take any key."""
+    weak = made(NAME, root(), names=(NAME,), key=weak_rsa())
+    enforced = Knowledge(policy=Policy(Mode.ENFORCE, (NAME,), 86_400))
+    towards = _towards(tmp_path, verify, legacy=True)
+    attempt = towards.begin(enforced)
+    _shake(attempt, for_client(weak.pem, weak.key_pem, legacy=True))
+    with pytest.raises(HandshakeError, match="unfit key: RSA with 1024 bits"):
+        towards.look(attempt)
+    assert _try(towards, good(), enforced) == Verdict(True)
 
 
 def test_verdicts_kept_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

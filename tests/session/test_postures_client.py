@@ -732,3 +732,12 @@ def test_the_220_stands_before_its_handshake() -> None:
     assert len(session.effects) == 2
     session.tls_failed("x")
     assert effects(session)[2:] == ["Abort server", "Close client"]
+
+
+def test_why_there_is_no_tls_is_on_record() -> None:
+    """`require` before a server that has none: 454, and the reason."""
+    before = hello("SIZE", told=("SIZE", "STARTTLS"))
+    records = play(before + "\n    C> STARTTLS\n    >C 454 TLS not available\n", posture=posture("require", "mirror"))
+    (note,) = [r for r in records if r.get("anomaly") == "tls-failed"]
+    assert (note["side"], note["result"]) == ("server", "starttls-not-supported")
+    assert note["why"] == "the server does not offer STARTTLS"

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from smtpproxy.session.records import AuditRecord
 from smtpproxy.session.securing import cut_short, shown
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo
@@ -558,5 +559,29 @@ def test_octets_that_wait_on_the_link_behind_starttls() -> None:
 @pytest.mark.parametrize("said", ["220 mx.example", "250-mx.example\n    S> 250 AUTH PLAIN", "235 in", "354 go"])
 def test_a_server_that_speaks_unasked_inside_tls(said: str) -> None:
     """B49: there is no greeting inside TLS (RFC 3207 §4.2): nothing of it is told."""
-    records = play(OFFER["STARTTLS"] + GO.format(verb="STARTTLS") + DONE + f"\n    S> {said}\n{BROKEN_PLAIN}", rules=OPEN)
+    script = OFFER["STARTTLS"] + GO.format(verb="STARTTLS") + DONE
+    records = play(f"{script}\n    S> {said}\n{BROKEN_PLAIN}", rules=OPEN)
     assert "reply-unsolicited" in anomalies(records)
+
+
+def test_a_reply_of_ours_in_place_of_a_220_is_an_answer() -> None:
+    """Whoever looks for what the proxy did finds it by `action`; what the server said is there too."""
+    script = OFFER["STARTTLS"] + GO.format(verb="STARTTLS")
+    records = play(
+        script + "\n    !! tls-failed\n    >C 454 TLS not available\n    -> abort server\n\n    .. open\n", rules=OPEN
+    )
+    (starttls,) = [r for r in exchanges(records) if r["verb"] == "STARTTLS"]
+    assert (starttls["action"], starttls["got"], starttls["told"]) == ("answer", "220 go", "454 TLS not available")
+
+
+def test_what_is_known_of_a_peer_whose_handshake_failed_is_on_record() -> None:
+    """Its JA4, what it was shown; a result of RFC 8460 is the server's alone."""
+    records: list[AuditRecord] = []
+    session = ready(records.append)  # type: ignore[arg-type]
+    session.server_sent(b"220 go\r\n")
+    session.tls_done(Side.SERVER, INFO)
+    session.tls_ready()
+    session.tls_failed("unknown ca", "validation-failure", TLSInfo("", "", "mx.example", shown="minted", ja4="t13d"))
+    (note,) = [r.detail for r in records if r.detail and r.detail.get("anomaly") == "tls-failed"]
+    facts = {"sni": "mx.example", "shown": "minted", "ja4": "t13d"}
+    assert note == {"anomaly": "tls-failed", "side": "client", "why": "unknown ca", **facts}

@@ -86,8 +86,8 @@ def test_octets_behind_the_handshake_are_not_lost() -> None:
 @pytest.mark.parametrize(
     ("octets", "why"),
     [
-        (b"220 mx.example ESMTP\r\n", "wrong version number"),
-        (b"GET / HTTP/1.1\r\n\r\n", "http request"),
+        (b"220 mx.example ESMTP\r\n", "clear text, and no TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "clear text, and no TLS"),
         (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + bytes(37), "unknown protocol"),
         (bytes(100), "wrong version number"),
         (b"\x15\x03\x01\x00\x02\x02\x28", "handshake failure|unexpected|alert"),
@@ -101,7 +101,6 @@ def test_what_is_no_handshake(octets: bytes, why: str) -> None:
             channel.handshake(octets)
         assert caught.value.result == FAILED
         assert caught.value.why
-        assert caught.value.why == caught.value.why.lower()
         assert caught.value.refused is None
     with pytest.raises(HandshakeError, match=why):
         _pair()[1].handshake(octets)

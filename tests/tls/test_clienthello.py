@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smtpproxy.tls.clienthello import MAX_HELLO, MAX_RECORDS, Hello, NotAHello, read_hello
+from smtpproxy.tls.clienthello import MAX_HELLO, MAX_RECORDS, Hello, HelloReader, NotAHello, read_hello
 
 CIPHERS = (0x1301, 0x1302, 0xC02B)
 SNI, SIGNATURES, ALPN, VERSIONS = 0, 13, 16, 43
@@ -163,6 +163,33 @@ def settles(octets: bytes) -> int:
     first = next((length for length, known in enumerate(outcomes) if known is not None), len(outcomes))
     assert outcomes[first:] == outcomes[-1:] * (len(outcomes) - first)
     return first
+
+
+@given(st.binary(max_size=40), st.integers(0, len(FULL)), st.lists(st.integers(1, 60), max_size=10))
+def test_the_reader_comes_to_the_same(noise: bytes, at: int, sizes: list[int]) -> None:
+    """Whatever it is, and in whatever pieces: the same hello, or the same reason."""
+    octets = FULL[:at] + noise + FULL[at:]
+
+    def outcome(pieces: Iterable[bytes]) -> Hello | str | None:
+        reader = HelloReader()
+        try:
+            for piece in pieces:
+                hello = reader.feed(piece)
+                if hello is not None:
+                    return hello
+        except NotAHello as error:
+            return error.why
+        return None
+
+    def pieces() -> Iterable[bytes]:
+        begin = 0
+        for size in [*sizes, len(octets)]:
+            yield octets[begin : begin + size]
+            begin += size
+
+    whole = outcome([octets])
+    assert outcome(pieces()) == whole
+    assert outcome(octets[index : index + 1] for index in range(len(octets))) == whole
 
 
 def test_segments_may_be_cut_anywhere() -> None:
@@ -365,6 +392,24 @@ def test_records_are_bounded() -> None:
     octets = wire(body([(21, bytes(MAX_RECORDS))]), 1)
     assert read_hello(octets[: MAX_RECORDS * 6]) is None
     assert outcome(octets[: MAX_RECORDS * 6 + 1]) == f"a ClientHello in more than {MAX_RECORDS} records"
+
+
+def test_each_octet_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Octet by octet it costs no more than at once: read anew each time, one client would hold up all for a minute."""
+    headers = []
+
+    def counted(header: bytes, *, first: bool) -> None:
+        headers.append(header)
+
+    monkeypatch.setattr("smtpproxy.tls.clienthello._check_record", counted)
+    message = b"\1" + vector(3, body([(0xFFFE, bytes(12_000))]))
+    octets = records(message[:2000], 1) + records(message[2000:])
+    reader = HelloReader()
+    for octet in octets[:-1]:
+        assert reader.feed(bytes([octet])) is None
+    assert reader.feed(octets[-1:]) == read_hello(octets)
+    assert len(headers) < 8 * 2002
+    assert bytes(reader.octets) == octets
 
 
 # ------------------------------------------------------------------------------------------------- JA4

@@ -380,6 +380,16 @@ def test_a_damaged_certificate_is_never_verified(at: int, octets: bytes) -> None
     assert bool(verdict.why) is not verdict.verified
 
 
+@pytest.mark.parametrize("where", ["leaf", "behind it"])
+def test_a_year_that_is_none(where: str) -> None:
+    """What the library only says when it is asked for the date: not verified, and nothing raised."""
+    odd = made("mx", names=("mx.example",), until=365 * 60)
+    at = odd.der.index(b"\x18\x0f")  # a GeneralizedTime
+    der = odd.der[: at + 2] + b"00000101000000Z" + odd.der[at + 17 :]
+    chain = [der] if where == "leaf" else [odd.der, der]
+    assert not verify_chain(chain, "mx.example", Roots.given([root().der]), NOW).verified
+
+
 def test_what_a_maze_of_cas_costs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """CAs of one name that all sign each other: there are very many paths, and all of them lead nowhere."""
     signatures = []

@@ -1,0 +1,132 @@
+"""What can be seen to be wrong before anything is started: `smtpproxy check` tells it, and `serve` before it listens.
+
+Files are read and nobody is asked. The CA's key is not opened: its mode is looked at, and whether the passphrase fits
+is seen by the signing process alone. What would keep the proxy from starting is an error; what only keeps it from
+doing what was hardly meant otherwise is a warning.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+from cryptography import x509
+
+from smtpproxy.config import CertificateConfig, Config, Mistake, exposed, missing
+from smtpproxy.net.identities import first_certificate
+from smtpproxy.policy.rules import ExtensionRule, Treatment
+from smtpproxy.policy.toml import KeyPath, Problem, shown
+from smtpproxy.session.postures import ClientTLS
+from smtpproxy.tls.authority import AuthorityError, certificate
+from smtpproxy.tls.certificates import moment, names_of, read
+from smtpproxy.tls.contexts import CertificateError, read_pair
+from smtpproxy.tls.verifying import Roots
+
+SOON = timedelta(days=14)  # a certificate that ends within that should be on its way
+_LIBRARIES = {"dane": ("dns",), "mta-sts": ("dns", "h11")}  # as in pyproject.toml
+
+
+def look(config: Config) -> Iterator[Mistake]:
+    """What is wrong with what the configuration names: libraries and files."""
+    for index, listener in enumerate(config.listeners):
+        verify = listener.tls.verify
+        if lacking := [name for name in _LIBRARIES.get(verify, ()) if find_spec(name) is None]:
+            yield Mistake(
+                ("listener", index, "tls", "verify"),
+                f'verify = "{verify}" needs more, and {" and ".join(lacking)} can\'t be imported',
+                f'`pip install "smtpproxy[{verify}]"`',
+            )
+    found = list(missing(config))
+    yield from found
+    if found:  # what is not there can't be read
+        return
+    # Where nothing is to be signed the signing process is not started, and a CA that can't be used harms nobody.
+    idle = all(listener.tls.certificates for listener in config.listeners)
+    for mistake in exposed(config):
+        yield mistake._replace(severity="warning") if idle else mistake
+    now = datetime.fromtimestamp(time.time(), UTC)
+    for index, listener in enumerate(config.listeners):
+        here = ("listener", index, "tls")
+        for number, pair in enumerate(listener.tls.certificates):
+            yield from _of_pair(pair, (*here, "certificates", number), now, for_clients=True)
+        if listener.tls.client_certificate is not None:
+            yield from _of_pair(listener.tls.client_certificate, (*here, "client_certificate"), now, for_clients=False)
+        if listener.tls.roots:
+            try:
+                Roots.file(listener.tls.roots)
+            except ValueError as error:
+                yield Mistake((*here, "roots"), str(error), "a file of PEM certificates")
+    if config.ca.directory:
+        for mistake in _of_ca(Path(config.ca.directory), now):
+            yield mistake._replace(severity="warning") if idle else mistake
+
+
+def look_at_rules(config: Config, rules: Iterable[ExtensionRule]) -> Iterator[Problem]:
+    """What is hardly meant of rules and configuration together: a client that must say STARTTLS and must not."""
+    about = [rule for rule in rules if b"STARTTLS" in rule.feature.verbs]
+    if not about or about[-1].treatment not in (Treatment.DENY, Treatment.TLS):
+        return
+    rule = about[-1]
+    for listener in config.listeners:
+        if listener.tls.client is ClientTLS.REQUIRE:
+            yield Problem(
+                rule.source.file,
+                rule.source.line,
+                1,
+                f"rule {shown(rule.name)}",
+                f'refuses STARTTLS, and listener {shown(listener.name)} has client = "require": no mail gets through',
+                'client = "refuse" there, or no such rule',
+                severity="warning",
+            )
+
+
+def _of_pair(pair: CertificateConfig, place: KeyPath, now: datetime, *, for_clients: bool) -> Iterator[Mistake]:
+    """A given certificate and its key. One that is out of date is used all the same: no certificate is no better."""
+    try:
+        chain, _ = read_pair(pair.chain, pair.key)
+        found = read(first_certificate(chain))
+        names = names_of(found) if for_clients else None
+    except CertificateError as error:
+        yield Mistake(place, str(error), "a PEM certificate and its key, without passphrase")
+        return
+    except ValueError as error:  # OpenSSL took it, and the library of verdicts does not
+        yield Mistake(place, f"{pair.chain}: {error}", severity="warning")
+        return
+    if why := _time(found, now):
+        yield Mistake((*place, "chain"), f"{pair.chain} {why}", severity="warning")
+    if names == ([], []):
+        yield Mistake(
+            (*place, "chain"),
+            f"{pair.chain} has no name in subjectAltName: no client that verifies takes it, and SNI never chooses it",
+            severity="warning",
+        )
+
+
+def _of_ca(directory: Path, now: datetime) -> Iterator[Mistake]:
+    """The certificate of the CA. The signing process refuses one that is out of date."""
+    place = ("ca", "directory")
+    try:
+        found = certificate(directory)
+    except AuthorityError as error:
+        yield Mistake(place, str(error), "what `smtpproxy ca init` makes")
+        return
+    if why := _time(found, now):
+        usable = found.not_valid_before_utc <= now < found.not_valid_after_utc
+        yield Mistake(
+            place,
+            f"the certificate of the CA in {directory} {why}",
+            "a new CA by `smtpproxy ca init`, in another directory" if now + SOON > found.not_valid_after_utc else "",
+            "warning" if usable else "error",
+        )
+
+
+def _time(found: x509.Certificate, now: datetime) -> str:
+    """What is wrong with its time, or ""."""
+    if now < found.not_valid_before_utc:
+        return f"is not valid before {moment(found.not_valid_before_utc)}"
+    if now >= found.not_valid_after_utc:
+        return f"expired at {moment(found.not_valid_after_utc)}"
+    if now + SOON >= found.not_valid_after_utc:
+        return f"ends at {moment(found.not_valid_after_utc)}, within {SOON.days} days"
+    return ""
