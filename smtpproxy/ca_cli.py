@@ -43,7 +43,11 @@ _directory = click.option(
 )
 
 
-@click.group(short_help="Make, show and export the local CA.", epilog=_INSTALL)
+@click.group(
+    short_help="Make, show and export the local CA.",
+    epilog=_INSTALL,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def ca() -> None:
     """Make, show and export the local CA that certificates for clients are signed by.
 

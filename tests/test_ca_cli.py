@@ -7,6 +7,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from smtpproxy.ca_cli import ca
-from smtpproxy.tls.authority import certificate, load
+from smtpproxy.tls.authority import certificate, create, load
 
 WORD = "correct horse battery"
 COMMANDS = ["init", "show", "export"]
@@ -115,7 +116,7 @@ def test_init_asks_for_a_passphrase(tmp_path: Path) -> None:
     [
         (["--passphrase-file", "word", "--ask-passphrase"], "not both"),
         (["--passphrase-file", "word"], "word is open to others (mode 0644): `chmod 600 word`"),
-        (["--passphrase-file", "none"], "none is not there"),
+        (["--passphrase-file", "none"], "the passphrase file none is not there"),
         (["--passphrase-file", "short"], "the passphrase has 5 octets: take 12 to 1024"),
         (["--days", "0"], "--days"),
         (["--days", "99999"], "--days"),
@@ -153,21 +154,59 @@ def test_show_tells_the_certificate_and_the_keys_state(made: Path) -> None:
     assert facts["sha256"].replace(":", "").lower() == digest
     assert re.fullmatch(r"serialNumber=[0-9a-f]{16},CN=our CA", facts["subject"])
     assert facts["not_after"] == f"{found.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
-    assert (facts["days_left"], facts["key"]) == (3649, "mode 0600")
-    text = run("show", "--directory", "ca").stdout
-    assert all(f"{what:<13}{value}" in text.splitlines() for what, value in facts.items())
+    assert (facts["days_left"], facts["key"], facts["encrypted"]) == (3649, "mode 0600", False)
+    result = run("show", "--directory", "ca")
+    assert (result.exit_code, result.stderr) == (0, "")
+    told = {**facts, "encrypted": "no"}
+    assert all(f"{what:<13}{value}" in result.stdout.splitlines() for what, value in told.items())
 
 
 def test_show_and_export_need_no_key(made: Path) -> None:
+    """But without one that can be used nothing can be signed, and that is told by the exit code too."""
     (made / "ca.key").write_text("unreadable garbage")
     (made / "ca.key").chmod(0o640)
-    said = run("show", "--directory", "ca").stdout
-    assert "key          open to others (mode 0640), not used: chmod 600 ca/ca.key" in said
+    result = run("show", "--directory", "ca")
+    assert "key          open to others (mode 0640), not used: chmod 600 ca/ca.key" in result.stdout
+    assert "encrypted    not seen" in result.stdout
+    assert (result.exit_code, result.stderr.startswith("smtpproxy: the key is open to others")) == (2, True)
     (made / "ca.key").unlink()
-    assert "missing: nothing can be signed" in run("show", "--directory", "ca").stdout
+    result = run("show", "--directory", "ca")
+    assert "missing: nothing can be signed" in result.stdout
+    assert result.exit_code == 2
     assert run("export", "--directory", "ca").exit_code == 0
     os.symlink("ca.key", made / "ca.key")
-    assert "can't be looked at: " in run("show", "--directory", "ca").stdout
+    result = run("show", "--directory", "ca", "--json")
+    assert json.loads(result.stdout)["key"].startswith("not to be looked at: ")
+    assert result.exit_code == 2
+
+
+def test_show_tells_an_encrypted_key_by_its_label_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not an octet of the key is read."""
+    read = os.read
+    octets: list[bytes] = []
+
+    def watched(descriptor: int, most: int) -> bytes:
+        octets.append(read(descriptor, most))
+        return octets[-1]
+
+    monkeypatch.setattr("os.read", watched)
+    create(tmp_path, "our CA", 10, WORD.encode())
+    result = run("show", "--directory", str(tmp_path))
+    assert "encrypted    yes" in result.stdout
+    assert result.exit_code == 0
+    assert octets == [b"-----BEGIN ENCRYPTED"]
+
+
+@pytest.mark.parametrize(("days", "why"), [(11, "the CA has expired: make"), (-3, "the CA is not valid yet: ")])
+def test_show_of_a_ca_that_is_out_of_date_ends_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, why: str
+) -> None:
+    create(tmp_path, "our CA", 10)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 86_400 * days)
+    result = run("show", "--directory", str(tmp_path))
+    assert (result.exit_code, result.stderr.startswith(f"smtpproxy: {why}")) == (2, True)
+    assert "sha256 " in result.stdout
 
 
 @pytest.mark.parametrize("command", ["show", "export"])

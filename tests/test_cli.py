@@ -225,11 +225,15 @@ def test_serve_is_told_of_tls(site: Path, service: dict[str, Any]) -> None:
     for name in ("a.pem", "b.pem"):
         leaf = self_signed(likeness_of("mx.example", time.time()), time.time(), 30)
         (site / name).write_bytes(leaf.chain + leaf.key)
+        (site / name).chmod(0o600)
     words = "serve --listen 127.0.0.1:0 --listen [::1]:0 --server mx.example --client-tls require --server-tls require"
     result = run(
         *words.split(), *["--verify", "dane", "--certificate", "a.pem", "--certificate", "b.pem", "--ca", "ca"]
     )
-    assert (result.exit_code, result.stderr) == (3, "")
+    assert (result.exit_code, result.stderr) == (
+        3,
+        "command line: warning: --ca: has no effect: every listener has certificates, or needs none\n",
+    )
     config = service["config"]
     assert config.ca.directory == "ca"
     assert len(config.listeners) == 2
@@ -237,6 +241,41 @@ def test_serve_is_told_of_tls(site: Path, service: dict[str, Any]) -> None:
         assert listener.posture()[:2] == (ClientTLS.REQUIRE, ServerTLS.REQUIRE)
         assert listener.tls.verify == "dane"
         assert [(one.chain, one.key_path) for one in listener.tls.certificates] == [("a.pem",) * 2, ("b.pem",) * 2]
+
+
+def test_serve_is_told_what_an_internal_server_must_show(site: Path, service: dict[str, Any]) -> None:
+    leaf = self_signed(likeness_of("mx.example", time.time()), time.time(), 30)
+    (site / "roots.pem").write_bytes(leaf.chain)
+    words = "serve --listen 127.0.0.1:0 --server 192.0.2.1 --server-tls require --verify verify"
+    result = run(*words.split(), "--server-name", "mail.example", "--roots", "roots.pem")
+    assert (result.exit_code, result.stderr) == (3, "")
+    (listener,) = service["config"].listeners
+    assert (listener.server_name, listener.tls.roots) == ("mail.example", "roots.pem")
+    result = run(*words.split(), "--server-name", "a b", "--roots", "none.pem")
+    assert result.exit_code == 2
+    assert 'command line: --server-name: "a b" is not a host' in result.stderr
+    result = run(*words.split(), "--roots", "good.toml")
+    assert result.exit_code == 2
+    assert "command line: --roots: good.toml" in result.stderr
+
+
+def test_serve_and_check_warn_of_the_same(site: Path, service: dict[str, Any]) -> None:
+    """A setting without effect, and a rule that a setting makes the end of all mail: neither stops anything."""
+    rule = GOOD.replace('"DSN"', '"STARTTLS"')
+    (site / "no-tls.toml").write_text(rule)
+    text = 'rules = ["no-tls.toml"]\n' + LISTENER + '[listener.tls]\nclient = "require"\npolicy_domain = "x.example"\n'
+    (site / "idle.toml").write_text(text)
+    checked = run("check", "--config", "idle.toml")
+    assert checked.exit_code == 0
+    assert 'idle.toml:8:17: warning: listener 1 "in": tls.policy_domain: has no effect' in checked.stdout
+    assert 'no-tls.toml:1:1: warning: rule "no-dsn": refuses STARTTLS, and listener "in" has client' in checked.stdout
+    told = json.loads(run("check", "--config", "idle.toml", "--json").stdout)
+    assert told["ok"] is True
+    assert [problem["severity"] for problem in told["problems"]] == ["warning"] * 2
+    served = run("serve", "--config", "idle.toml")
+    assert served.exit_code == 3
+    assert service["config"]
+    assert served.stderr == checked.stdout[: checked.stdout.index("ok: ")]
 
 
 def test_serve_knows_every_word_for_tls() -> None:

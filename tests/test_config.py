@@ -87,6 +87,28 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert load(tmp_path, '[audit]\nfile = "-"\n' + LISTENER).audit.file == "-"
 
 
+def test_a_path_is_told_without_the_way_back(tmp_path: Path) -> None:
+    """What stands behind the last `..` stays as it is: links that are renewed (certificates) must not be followed once
+    and for all. A link before it is followed, as the system does."""
+    (tmp_path / "elsewhere" / "inside").mkdir(parents=True)
+    (tmp_path / "live").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "cfg").symlink_to(tmp_path / "elsewhere" / "inside")
+    text = 'rules = ["cfg/../x", "elsewhere/inside/../../live/y", "live/z", "../.."]\n' + LISTENER
+    real = tmp_path.resolve()
+    assert load(tmp_path, text).rules == (
+        f"{real}/elsewhere/x",
+        f"{real}/live/y",
+        f"{tmp_path}/live/z",
+        str(real.parents[1]),
+    )
+
+
+def test_a_table_of_a_list_before_the_list(tmp_path: Path) -> None:
+    (only,) = mistakes(tmp_path, '[listener.tls]\nclient = "offer"\n' + LISTENER)
+    assert only.startswith("smtpproxy.toml:3:")
+    assert only.endswith("(expected [[listener]] before its [listener.tls], which stands in line 1)")
+
+
 # -------------------------------------------------------------------------------------------------------- mistakes
 
 MANY = """\
@@ -241,7 +263,7 @@ def test_a_mistake_made_once_is_told_once() -> None:
 
 def test_a_file_that_is_wrong_on_the_way_to_an_override_is_told(tmp_path: Path) -> None:
     (only,) = mistakes(tmp_path, "log = 3\n" + LISTENER, Override(("log", "level"), "info", "--log-level"))
-    assert only == "smtpproxy.toml:1:7: log: 3 is not a table"
+    assert only == "smtpproxy.toml:1:7: log: 3 is not a table (expected [log])"
 
 
 # ------------------------------------------------------------------------------------------------------- endpoints

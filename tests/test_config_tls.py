@@ -15,6 +15,7 @@ from smtpproxy.config import TABLES, Config, ConfigError, Endpoint, Mistake, Ove
 from smtpproxy.config.paths import NamedFile, Use, trouble
 from smtpproxy.config.tls import Verify, hello_of, listener_mistakes, machine_address, machine_hello
 from smtpproxy.config.values import is_hello
+from smtpproxy.policy.toml import Problem
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from tests.test_config import LISTENER, load, mistakes
 
@@ -127,8 +128,8 @@ def test_every_posture_can_be_said(tmp_path: Path, name: str) -> None:
         (TLS + 'verify = "yes"', '(expected "record" or "verify" or "dane" or "mta-sts")'),
         (TLS + "legacy = 1", "tls.legacy: 1 is not true or false"),
         (TLS + 'certificate = "x"', 'tls: unknown key "certificate" (nearest: certificates'),
-        (TLS + 'certificates = "x"', 'tls.certificates: "x" is not an array'),
-        (TLS + 'certificates = ["x"]', 'listener 1 "in": tls.certificates 1: "x" is not a table'),
+        (TLS + 'certificates = "x"', 'tls.certificates: "x" is not an array (expected [{ chain = "mx.pem" }])'),
+        (TLS + 'certificates = ["x"]', 'tls.certificates 1: "x" is not a table (expected { chain = "mx.pem" })'),
         (
             TLS + 'certificates = [{ chain = "x" }, { key = "y" }]',
             "tls.certificates 2: chain is missing (expected the certificate, and behind it those of the CAs",
@@ -153,7 +154,18 @@ def test_every_posture_can_be_said(tmp_path: Path, name: str) -> None:
         (TLS + 'hello = "192.0.2.1"', "is not what EHLO may say"),
         ("tls = 3\n" + LISTENER, "smtpproxy.toml:1:7: tls: 3 is not a table"),
         (LISTENER + "[tls]\nkeylog = 1", "tls.keylog: 1 is not a string"),
-        (LISTENER + '[tls]\nverify = "dane"', 'tls: unknown key "verify" (expected keylog)'),
+        (
+            LISTENER + '[tls]\nverify = "dane"',
+            'smtpproxy.toml:6:1: tls: unknown key "verify" here: it belongs into [listener.tls]',
+        ),
+        (LISTENER + "[tls]\nkeylogs = 3", 'tls: unknown key "keylogs" (nearest: keylog)'),
+        (LISTENER + "[listener.ca]", 'listener 1 "in": unknown key "ca" here: it belongs into [ca]'),
+        (LISTENER + "rules = []", 'unknown key "rules" here: it belongs into the top of the file'),
+        (LISTENER + "[dns]\nlisten = 1", 'dns: unknown key "listen" here: it belongs into [[listener]]'),
+        (LISTENER + "[dns]\nserver = 1", 'unknown key "server" here: it belongs into [[listener]] or [listener.tls]'),
+        (LISTENER + 'tls = "require"', "(expected [listener.tls] behind its [[listener]], or tls = { client ="),
+        (TLS + 'client_certificate = "x"', '"x" is not a table (expected { chain = "ours.pem" })'),
+        (LISTENER + '[dns]\nservers = "127.0.0.1"', 'is not an array (expected ["127.0.0.1"])'),
         (LISTENER + "[ca]\ndays = 826", "ca.days: 826 is too large (expected at most 825)"),
         (LISTENER + "[ca]\nrate = 0", "ca.rate: 0 is too small"),
         (LISTENER + "[ca]\nburst = 1.5", "ca.burst: 1.5 is not a whole number"),
@@ -289,6 +301,109 @@ def test_the_table_of_postures(tmp_path: Path) -> None:
             )
             assert (("tls", "server") in named) is apart, (client, server)
             assert (("tls", "verify") in named) is (verify != "record" and (blind or tls.never_encrypted))
+
+
+# ----------------------------------------------------------------------------------------- settings without effect
+
+
+def _warnings(tmp_path: Path, text: str, *overrides: Override) -> list[str]:
+    (tmp_path / "smtpproxy.toml").write_text(text)
+    found: list[Problem] = []
+    load_config(tmp_path / "smtpproxy.toml", overrides, look=lambda config: (), warn=found.append)
+    assert {problem.severity for problem in found} <= {"warning"}
+    return [str(problem).removeprefix(f"{tmp_path}/") for problem in found]
+
+
+CERTIFICATES = 'certificates = [{ chain = "mx.pem" }]\n'
+OWN = 'client_certificate = { chain = "own.pem" }\n'
+CA = '[ca]\ndirectory = "ca"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "idle"),
+    [
+        (TLS, []),
+        (ALL, ["ca.directory"]),
+        (TLS + 'client = "refuse"\n' + CERTIFICATES, ["tls.certificates"]),
+        (TLS + 'client = "refuse"\nserver = "require"\nlegacy = true\nroots = "r"\nhello = "a.example"\n' + OWN, []),
+        (
+            TLS
+            + 'client = "refuse"\nlegacy = true\nroots = "r"\nserver_name = "a.example"\nhello = "a.example"\n'
+            + OWN,
+            ["tls.legacy", "tls.roots", "tls.server_name", "tls.hello", "tls.client_certificate"],
+        ),
+        (
+            TLS
+            + 'client = "passthrough"\nlegacy = true\nroots = "r"\nserver_name = "a.example"\n'
+            + OWN
+            + CERTIFICATES
+            + CA,
+            [
+                "tls.legacy",
+                "tls.roots",
+                "tls.server_name",
+                "tls.client_certificate",
+                "tls.certificates",
+                "ca.directory",
+            ],
+        ),
+        (
+            TLS + 'client = "offer"\nserver = "never"\nlegacy = true\nroots = "r"\nserver_name = "a.example"\n' + OWN,
+            ["tls.roots", "tls.client_certificate"],
+        ),
+        (TLS + 'verify = "dane"\nroots = "r"\n[dns]\ntrusted = true\n', ["tls.roots"]),
+        (TLS + 'verify = "mta-sts"\npolicy_domain = "a.example"\nroots = "r"\n[dns]\ntrusted = true\n', []),
+        (TLS + 'policy_domain = "a.example"\n', ["tls.policy_domain"]),
+        (TLS + 'hello = "a.example"\n', ["tls.hello"]),
+        (TLS + 'hello = "a.example"\nserver = "implicit"\n', ["tls.hello"]),
+        (TLS + 'hello = "a.example"\nserver = "upgrade"\n', []),
+        (TLS + 'hello = "a.example"\nclient = "implicit"\n', []),
+        (TLS + '[dns]\nservers = ["127.0.0.1"]\n', ["dns.servers"]),
+        (TLS + "[dns]\ntrusted = true\n", ["dns.trusted"]),
+        (TLS + "[ca]\ndays = 3\n", ["ca.days"]),
+        (TLS + CA, []),
+    ],
+)
+def test_settings_without_effect_are_warnings(tmp_path: Path, text: str, idle: list[str]) -> None:
+    found = _warnings(tmp_path, text)
+    assert [one.partition("has no effect: ")[0].rpartition(" ")[0].split()[-1].rstrip(":") for one in found] == idle
+
+
+def test_a_warning_has_its_place_or_its_option(tmp_path: Path) -> None:
+    assert _warnings(tmp_path, TLS + 'policy_domain = "a.example"\n') == [
+        'smtpproxy.toml:6:17: warning: listener 1 "in": tls.policy_domain: has no effect: it is for verify = "mta-sts"'
+    ]
+    option = Override(("ca", "directory"), "ca", "--ca")
+    assert _warnings(tmp_path, TLS + CERTIFICATES, option) == [
+        "command line: warning: --ca: has no effect: every listener has certificates, or needs none"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tls", "warned"),
+    [
+        ("", "smtpproxy.toml:4:10: "),
+        ('server_name = "192.0.2.7"', "smtpproxy.toml:6:15: "),
+        ('server_name = "mx.example"', ""),
+        ('roots = "r"', ""),  # a CA of one's own certifies addresses too
+        ('client = "offer"\nserver = "never"', ""),  # then it is made for the address, and signed
+        (CERTIFICATES, ""),
+        ('client = "refuse"\nserver = "require"', ""),
+    ],
+)
+def test_a_ca_that_is_never_used_because_the_server_is_an_address(tmp_path: Path, tls: str, warned: str) -> None:
+    """Clients would see self-signed certificates, and nobody would know why."""
+    found = _warnings(tmp_path, TLS.replace("mx.example", "192.0.2.1") + tls + "\n" + CA)
+    found = [one for one in found if "is an address, which hardly any certificate is for" in one]
+    assert [one[: len(warned)] for one in found] == [warned] * bool(warned)
+
+
+def test_a_warning_is_told_only_where_there_is_no_error(tmp_path: Path) -> None:
+    found: list[Problem] = []
+    (tmp_path / "smtpproxy.toml").write_text(TLS + 'policy_domain = "a.example"\nroots = "nowhere"\n')
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "smtpproxy.toml", warn=found.append)
+    assert found == []
 
 
 # ------------------------------------------------------------------------------------------------ the command line

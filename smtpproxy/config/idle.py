@@ -7,7 +7,7 @@ whoever says it believes that it holds, and is told that it does not. What can't
 from collections.abc import Iterator
 
 from smtpproxy.config.tables import Config, ListenerConfig
-from smtpproxy.config.tls import DNSConfig, TLSConfig
+from smtpproxy.config.tls import CAConfig, DNSConfig, TLSConfig
 from smtpproxy.config.values import Mistake, is_address
 from smtpproxy.session.postures import ClientTLS, ServerTLS
 
@@ -58,6 +58,9 @@ def _of_listener(tls: TLSConfig) -> dict[str, str]:
 def _of_ca(config: Config) -> Iterator[Mistake]:
     """A CA that signs nothing, or nothing for a listener."""
     if not config.ca.directory:
+        for name in ("days", "rate", "burst"):
+            if getattr(config.ca, name) != CAConfig.model_fields[name].default:
+                yield _warning(("ca", name), "there is no CA, `directory` is not said")
         return
     made = {index: one for index, one in enumerate(config.listeners) if _makes(one)}
     if not made:

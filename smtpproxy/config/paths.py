@@ -86,7 +86,7 @@ def exposed(config: Config) -> Iterator[Mistake]:
             continue  # `missing` tells it
         if mode & file.closed:
             path = _printable(str(file.path))
-            holds = f"{file.what}, with its key," if file.place[-1] == "chain" else file.what
+            holds = f"{file.what} and key" if file.place[-1] == "chain" else file.what
             yield Mistake(
                 file.place, f"{holds} {path}: is open to others (mode {mode:04o})", f"`chmod 600 {path}`", file.severity
             )

@@ -41,31 +41,20 @@ def look(config: Config) -> Iterator[Mistake]:
     yield from found
     if found:  # what is not there can't be read
         return
-    # Where nothing is to be signed the signing process is not started, and a CA that can't be used harms nobody.
-    idle = all(listener.tls.certificates for listener in config.listeners)
-    for mistake in exposed(config):
-        yield mistake._replace(severity="warning") if idle else mistake
     now = datetime.fromtimestamp(time.time(), UTC)
-    for index, listener in enumerate(config.listeners):
-        here = ("listener", index, "tls")
-        for number, pair in enumerate(listener.tls.certificates):
-            yield from _of_pair(pair, (*here, "certificates", number), now, for_clients=True)
-        if listener.tls.client_certificate is not None:
-            yield from _of_pair(listener.tls.client_certificate, (*here, "client_certificate"), now, for_clients=False)
-        if listener.tls.roots:
-            try:
-                Roots.file(listener.tls.roots)
-            except ValueError as error:
-                yield Mistake((*here, "roots"), str(error), "a file of PEM certificates")
-    if config.ca.directory:
-        for mistake in _of_ca(Path(config.ca.directory), now):
-            yield mistake._replace(severity="warning") if idle else mistake
+    pairs = list(_of_listeners(config, now))
+    useless = {mistake.place for mistake in pairs if mistake.severity == "error"}
+    open_to_others = [mistake for mistake in exposed(config) if mistake.place[:-1] not in useless]
+    for mistake in (*pairs, *open_to_others, *_of_ca(config, now)):
+        # Where nothing is to be signed the signing process is not started, and a CA that can't be used harms nobody.
+        idle = mistake.place[0] == "ca" and all(listener.tls.certificates for listener in config.listeners)
+        yield mistake._replace(severity="warning") if idle else mistake
 
 
 def look_at_rules(config: Config, rules: Iterable[ExtensionRule]) -> Iterator[Problem]:
     """What is hardly meant of rules and configuration together: a client that must say STARTTLS and must not."""
     about = [rule for rule in rules if b"STARTTLS" in rule.feature.verbs]
-    if not about or about[-1].treatment not in (Treatment.DENY, Treatment.TLS):
+    if not about or about[-1].treatment is not Treatment.DENY:
         return
     rule = about[-1]
     for listener in config.listeners:
@@ -79,6 +68,21 @@ def look_at_rules(config: Config, rules: Iterable[ExtensionRule]) -> Iterator[Pr
                 'client = "refuse" there, or no such rule',
                 severity="warning",
             )
+
+
+def _of_listeners(config: Config, now: datetime) -> Iterator[Mistake]:
+    """Certificates and roots."""
+    for index, listener in enumerate(config.listeners):
+        here = ("listener", index, "tls")
+        for number, pair in enumerate(listener.tls.certificates):
+            yield from _of_pair(pair, (*here, "certificates", number), now, for_clients=True)
+        if listener.tls.client_certificate is not None:
+            yield from _of_pair(listener.tls.client_certificate, (*here, "client_certificate"), now, for_clients=False)
+        if listener.tls.roots:
+            try:
+                Roots.file(listener.tls.roots)
+            except ValueError as error:
+                yield Mistake((*here, "roots"), str(error), "a file of PEM certificates")
 
 
 def _of_pair(pair: CertificateConfig, place: KeyPath, now: datetime, *, for_clients: bool) -> Iterator[Mistake]:
@@ -103,11 +107,13 @@ def _of_pair(pair: CertificateConfig, place: KeyPath, now: datetime, *, for_clie
         )
 
 
-def _of_ca(directory: Path, now: datetime) -> Iterator[Mistake]:
+def _of_ca(config: Config, now: datetime) -> Iterator[Mistake]:
     """The certificate of the CA. The signing process refuses one that is out of date."""
-    place = ("ca", "directory")
+    directory, place = config.ca.directory, ("ca", "directory")
+    if not directory:
+        return
     try:
-        found = certificate(directory)
+        found = certificate(Path(directory))
     except AuthorityError as error:
         yield Mistake(place, str(error), "what `smtpproxy ca init` makes")
         return

@@ -13,7 +13,10 @@ import trio
 from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
+from smtpproxy.net.handshakes import ListenerTLS
+from smtpproxy.net.identities import Done
 from smtpproxy.session.limits import PATIENCE
+from smtpproxy.smtp.errors import Side
 from smtpproxy.tls.authority import create
 from tests.net.rig import DEADLINE, End, Rig, rig, settled, until
 from tests.net.tls_rig import (
@@ -485,6 +488,51 @@ async def test_none_is_minted_where_the_server_does_not_verify(tmp_path: Path, w
         with pytest.raises(ssl.SSLCertVerificationError):
             await start_tls(client, server, which=BAD[why], context=trusting, hostname=NAME)
         assert (await r.record("note", anomaly="tls-failed"))["side"] == "client"
+
+
+async def test_an_answer_that_comes_too_late_counts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first certificate was given up; why it can't be had is nothing to who asked again."""
+    held: list[Done] = []
+    monkeypatch.setattr(ListenerTLS, "identify", lambda *arguments: held.append(arguments[-1]))
+    async with rig(tmp_path, tls=table(tmp_path, "offer", "never")) as r:
+        client, server = await r.both()
+        await greet(client, server)
+        for count in (1, 2):
+            await client.send(STARTTLS)
+            await until(lambda count=count: len(held) == count, "nothing is asked for")
+            if count == 1:
+                r.wait(PATIENCE.tls + 1)
+                assert (await client.reply()).startswith(b"454")
+        held[0]("too late")
+        await client.nothing()
+        held[1]("in time")
+        assert (await client.reply()).startswith(b"454")
+        whys = [record["why"] for record in r.records("note", anomaly="tls-failed")]
+        assert whys == ["not done within 60 s", "in time"]
+
+
+async def test_the_handshake_waits_until_the_220_is_sent(tmp_path: Path) -> None:
+    """The client's window is full, and its ClientHello is there already: the 220 is told in clear, and then it is read."""
+    async with rig(tmp_path, tls=table(tmp_path)) as r:
+        client, server = await r.both(receive=4096)
+        await greet(client, server)
+        r.relay.client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await client.send(b"NOOP\r\n" + STARTTLS)
+        await server.expect(b"NOOP\r\n" + STARTTLS)
+        long = (b"250-" + b"x" * 4000 + b"\r\n") * 40 + b"250 end\r\n"
+        await server.send(long + GO)
+        await as_server(server)
+        await until(lambda: r.session.securing is not None and r.session.securing.side is Side.CLIENT, "no 220")
+        end = TLSEnd(client, asking())
+        with pytest.raises(ssl.SSLWantReadError):
+            end.object.do_handshake()
+        await end._flush()
+        await settled()
+        assert r.session.to_client
+        await client.expect(long + GO)
+        end._in.write(client.received)
+        await end.handshake()
+        await until(lambda: r.session.client.tls is not None, "no handshake")
 
 
 async def test_the_signer_is_gone(tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def test_old_versions_are_refused_on_both_links(good: Made, version: ssl.TLSVers
         converse(for_server(verify=False), _server(good, _only(version)))
 
 
+def test_the_lowest_version_is_said_and_does_not_follow_from_the_suites(good: Made) -> None:
+    for context in (for_client(good.pem, good.key_pem), for_server(verify=False), for_server(verify=True)):
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
 @pytest.mark.parametrize("version", OLD)
 def test_a_legacy_listener_takes_them_and_the_new_ones(good: Made, version: ssl.TLSVersion) -> None:
     legacy = for_client(good.pem, good.key_pem, legacy=True)
@@ -212,19 +217,20 @@ def _encrypted(which: Made) -> bytes:
 
 @pytest.mark.parametrize("which", ["no key", "no certificate", "another key", "empty", "noise", "passphrase"])
 def test_what_can_not_be_used_is_told(good: Made, tmp_path: Path, which: str) -> None:
+    noise = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     contents = {
-        "no key": good.pem,
-        "no certificate": good.key_pem,
-        "another key": good.pem + made(NAME).key_pem,
-        "empty": b"",
-        "noise": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        "passphrase": good.pem + _encrypted(good),
+        "no key": (good.pem, "no private key in it; say `key`"),
+        "no certificate": (good.key_pem, "no certificate in it"),
+        "another key": (good.pem + made(NAME).key_pem, "certificate and key do not belong together"),
+        "empty": (b"", "no certificate in it"),
+        "noise": (noise + good.key_pem, "not a certificate and its key: "),
+        "passphrase": (good.pem + _encrypted(good), "the key is encrypted: `openssl pkey -in "),
     }
     path = tmp_path / "chain.pem"
-    path.write_bytes(contents[which])
+    path.write_bytes(contents[which][0])
     with pytest.raises(CertificateError) as caught:
         read_pair(str(path))
-    assert str(caught.value).startswith(f"{path}: not a certificate and its key")
+    assert str(caught.value).startswith(f"{path}: {contents[which][1]}")
     assert "\n" not in str(caught.value)
 
 
@@ -236,7 +242,10 @@ def test_one_file_or_two(good: Made, tmp_path: Path) -> None:
     assert read_pair(str(chain), str(key)) == (good.pem, good.key_pem)
     assert read_pair(str(both)) == (both.read_bytes(), both.read_bytes())
     key.write_bytes(made(NAME).key_pem)
-    with pytest.raises(CertificateError, match=f"^{chain} and {key}: .* key values mismatch"):
+    with pytest.raises(CertificateError, match=f"^{chain} and {key}: certificate and key do not belong together$"):
+        read_pair(str(chain), str(key))
+    key.write_bytes(good.pem)
+    with pytest.raises(CertificateError, match=f"^{key}: no private key in it$"):
         read_pair(str(chain), str(key))
 
 
