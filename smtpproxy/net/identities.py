@@ -119,12 +119,31 @@ class Made:
     """Certificates made after the servers' own."""
 
     def __init__(
-        self, signer: Signer | None, host: str, *, trusted: bool, legacy: bool, keylog: str, wall: Callable[[], float]
+        self,
+        signer: Signer | None,
+        host: str,
+        *,
+        trusted: bool,
+        legacy: bool,
+        keylog: str,
+        wall: Callable[[], float],
+        vouched: bool = True,
     ) -> None:
-        """`host`: what is certified where the server shows nothing; `trusted`: by the CA, then, or self-signed."""
+        """What is certified, and by whom.
+
+        Args:
+            signer: the CA's; None: there is none.
+            host: the server's name; certified where the server shows nothing.
+            trusted: by the CA, where the server shows nothing; else self-signed.
+            legacy, keylog: as in `for_client`.
+            wall: the time of day, Unix seconds.
+            vouched: who verified is all that the names of its certificate say, because a CA that is trusted has looked
+                at them. DANE vouches for `host` alone: the server's own DNS says what its certificate is.
+        """
         self._signer = signer
         self._host = host.partition("%")[0]  # the zone of a link-local address is ours alone
         self._trusted = trusted
+        self._vouched = vouched
         self._legacy = legacy
         self._keylog = keylog
         self._wall = wall
@@ -158,6 +177,8 @@ class Made:
         if leaf:
             try:
                 like = likeness(leaf)
+                if by_ca and not self._vouched:
+                    like = like._replace(names=likeness_of(self._host, self._wall()).names)
                 # DANE verifies without a name and beyond the time; the CA signs neither.
                 return like, by_ca and bool(like.names) and self._wall() < like.not_after
             except ValueError as error:

@@ -42,6 +42,7 @@ class Materials:
         self._trusts: list[Trust] = []
         self._listeners: list[ListenerTLS] = []
         self._keylog = config.tls.keylog
+        self._keylog_file = -1
         ca = config.ca
         self.signer: Signer | None = None
         if ca.directory and any(not listener.tls.certificates for listener in config.listeners):
@@ -65,7 +66,9 @@ class Materials:
         if self._keylog:
             log.warning(KEYLOG_WARNING, file=self._keylog)
             try:
-                _private(self._keylog)
+                # OpenSSL opens it by name for each context, and would make it anew, for all to read, once it is moved.
+                self._keylog_file = _private(self._keylog)
+                self._keylog = f"/proc/self/fd/{self._keylog_file}"
             except OSError as error:
                 raise MaterialError(f"the key log {self._keylog} can't be written: {error.strerror}") from error
         if self.signer is not None:
@@ -103,6 +106,7 @@ class Materials:
                     legacy=tls.legacy,
                     keylog=self._keylog,
                     wall=self._wall,
+                    vouched=tls.verify != "dane",
                 )
         except (CertificateError, TrustError, ValueError, OSError) as error:
             raise MaterialError(f"listener {entry.name}: {error}") from error
@@ -141,13 +145,14 @@ class Materials:
         """End the signing process."""
         if self.signer is not None:
             self.signer.close()
+        if self._keylog_file >= 0:
+            os.close(self._keylog_file)
+            self._keylog_file = -1
 
 
-def _private(path: str) -> None:
-    """A file only its owner can read, new or not. What is no file (a terminal) is left as it is."""
+def _private(path: str) -> int:
+    """A file only its owner can read, new or not, opened. What is no file (a terminal) is left as it is."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.fchmod(descriptor, 0o600)
+    return descriptor

@@ -134,7 +134,10 @@ class Service:
                 relay.check()
             for listener in self.listeners:
                 listener.check()
-            self.materials.check()
+            try:
+                self.materials.check()
+            except Exception as error:  # our own bug, and no reason to end
+                log.error("looking after certificates failed", exc_info=error)
             self.reactor.wake()
 
     def reload(self) -> None:

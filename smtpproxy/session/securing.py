@@ -319,7 +319,6 @@ def done(session: "Session", side: Side, info: TLSInfo) -> None:
         _note(session)
     elif exchange.asked is None:  # our own STARTTLS
         session.securing = None
-        session.server.forget()
         exchange.got = reply
         session.settle()
         closing.read_on(session)

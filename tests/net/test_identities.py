@@ -235,6 +235,18 @@ def test_a_verified_server_has_one_of_the_ca(tmp_path: Path) -> None:
     converse(roots, identity.choose(NAME).context, NAME)
 
 
+def test_who_is_verified_by_dane_is_certified_for_its_name_alone(tmp_path: Path) -> None:
+    """RFC 7671 §5.1: nobody has looked at the other names of such a certificate; whoever made it chose them."""
+    signer = FakeSigner(tmp_path)
+    makes = Made(cast(Signer, signer), NAME, trusted=False, legacy=False, keylog="", wall=Clock(), vouched=False)
+    claims = made(NAME, root(), names=(NAME, "bank.example", "*.gov.example", "192.0.2.7"))
+    answers = _have(makes, claims.der)
+    signer.sign()
+    found = _certificate(_identity(answers))
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == [NAME]
+
+
 @pytest.mark.parametrize("there", [True, False])  # a CA
 def test_one_that_failed_is_never_certified(tmp_path: Path, there: bool) -> None:
     signer = FakeSigner(tmp_path) if there else None

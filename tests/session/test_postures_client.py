@@ -7,6 +7,7 @@ import pytest
 
 from smtpproxy.session.chunks import Chunks
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
+from smtpproxy.session.records import AuditRecord
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo
 from smtpproxy.session.verdicts import Action, Depth, PassAll, Verdict
@@ -741,3 +742,25 @@ def test_why_there_is_no_tls_is_on_record() -> None:
     (note,) = [r for r in records if r.get("anomaly") == "tls-failed"]
     assert (note["side"], note["result"]) == ("server", "starttls-not-supported")
     assert note["why"] == "the server does not offer STARTTLS"
+
+
+@pytest.mark.parametrize("shown", ["minted", "self-signed", "given"])
+def test_requiretls_through_a_certificate_of_ours_is_noted(shown: str) -> None:
+    """RFC 8689 §4.1: the promise is kept on both links, and the client does not know who is in between."""
+    records: list[AuditRecord] = []
+    session = Session(judge=allow("REQUIRETLS"), record=records.append, clock=lambda: 0.0)
+    session.server_sent(b"220 mx\r\n")
+    session.client_sent(b"EHLO me\r\n")
+    session.server_sent(b"250-mx\r\n250 STARTTLS\r\n")
+    session.client_sent(b"STARTTLS\r\n")
+    session.server_sent(b"220 go\r\n")
+    session.tls_done(Side.SERVER, INFO._replace(verified=True))
+    session.tls_ready()
+    session.tls_done(Side.CLIENT, INFO._replace(shown=shown))
+    assert session.server.capabilities.keywords == frozenset()  # nothing said in clear counts (RFC 3207 §4.2)
+    session.client_sent(b"EHLO me\r\n")
+    session.server_sent(b"250-mx\r\n250 REQUIRETLS\r\n")
+    session.client_sent(REQUIRE.encode() + b"\r\n")
+    session.server_sent(b"250 ok\r\n")
+    (mail,) = [r.exchange for r in records if r.exchange is not None and r.exchange.verb.name == "MAIL"]
+    assert mail.anomalies == (() if shown == "given" else ("requiretls-intercepted",))
