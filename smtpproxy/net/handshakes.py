@@ -196,6 +196,7 @@ class Handshakes:
             return
         if relay.server is None:
             raise AssertionError("no link to encrypt")
+        self._began = relay.reactor.now  # resolvers have their own time
         relay.server = self._link = SecureLink(relay.server, self._attempt.channel)
         self._go_on(self._link)
 

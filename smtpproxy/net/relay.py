@@ -14,6 +14,7 @@ It reads a side, tells the session, and sends what the session says; it decides 
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from smtpproxy.net.handshakes import Handshakes, ListenerTLS
 from smtpproxy.net.link import Link, State
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.session.effects import Abort, Close, PrepareTLS, StartTLS
+from smtpproxy.session.records import Kind
 from smtpproxy.session.securing import cut_short
 from smtpproxy.session.session import Session
 from smtpproxy.smtp import replies as say
@@ -182,7 +184,9 @@ class Relay:
         session = self.session
         try:
             data = link.receive(size)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, ssl.SSLError) and not session.closed:
+                session.note(Kind.VIOLATION, anomaly="tls-broken", side=side.value, why=error.reason or str(error))
             self._lost(link, side)
             return
         if data is None:

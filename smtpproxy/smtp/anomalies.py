@@ -14,6 +14,7 @@ CLOSES: Final = MappingProxyType(
         "endless-line": "The client sent a line far beyond every limit without ending it.",
         "chunk-size-unknown": "BDAT without a plain octet count: where the next command begins can't be known.",
         "foreign-protocol": "The client speaks another protocol (HTTP or a PROXY header) on the SMTP port.",
+        "tls-broken": "What came on a link under TLS is no TLS, or was changed on its way.",
         "octets-behind-starttls": "Octets of the client behind STARTTLS, before the handshake (CVE-2011-0411).",
         "octets-behind-220": "Octets of the server behind its 220 to STARTTLS, before the handshake (CVE-2021-38371).",
         "too-many-errors": "The client sent more malformed commands than the limit allows.",

@@ -406,3 +406,15 @@ async def test_content_in_records_of_any_size(tmp_path: Path, size: int) -> None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pair.client.raw, wire)
             await pair.server.expect(body + b".\r\n")
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_a_record_that_was_changed_on_its_way(tmp_path: Path, side: str) -> None:
+    """RFC 8446 §5.2: the link is broken, and that is another thing on record than a peer that went."""
+    async with rig(tmp_path, tls=table(tmp_path)) as r:
+        pair = await within(r)
+        end, other = (pair.client, pair.server) if side == "client" else (pair.server, pair.client)
+        await End.send(end, b"\x17\x03\x03\x00\x20" + bytes(32))
+        violation = await r.record("violation")
+        assert (violation["anomaly"], violation["side"]) == ("tls-broken", side)
+        await other.ending()
