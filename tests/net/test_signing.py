@@ -164,7 +164,7 @@ async def test_a_leaf_comes_with_its_key_and_the_cas_certificate(directory: Path
 
 
 async def test_a_thousand_names_at_once(directory: Path) -> None:
-    """Issue 3: minting under load. All have their own key and serial number, and all are the CA's."""
+    """Minting under load. All have their own key and serial number, and all are the CA's."""
     count = 1000
     likes = [LIKE._replace(names=(f"mx{number}.example", f"*.mail{number}.example")) for number in range(count)]
     told: dict[int, Leaf | str] = {}
@@ -741,7 +741,7 @@ def run() -> Iterator[Callable[..., tuple[int, int]]]:
 def test_the_cas_key_is_not_in_the_proxys_process(
     tmp_path: Path, run: Callable[..., tuple[int, int]], encrypted: bool
 ) -> None:
-    """Issue 3, 6: not in its memory, not among its open files; nor is the passphrase. A process that has read the key
+    """Not in its memory, not among its open files; nor is the passphrase. A process that has read the key
     is looked at in the same way, to see that it would be found."""
     passphrase = secrets.token_hex(16).encode() if encrypted else b""  # pytest puts parameters into the environment
     create(tmp_path, "test CA", 3650, passphrase)
