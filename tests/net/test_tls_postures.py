@@ -345,3 +345,26 @@ async def test_a_client_that_must_have_tls_gets_454_where_the_server_has_none(tm
         await client.send(b"MAIL FROM:<a@x.example>\r\n")
         assert (await client.reply()).startswith(b"530")
         await server.nothing()
+
+
+async def test_x_anonymoustls_is_a_second_starttls(tmp_path: Path) -> None:
+    """Exchange's own: both links under TLS, and a mail inspected inside."""
+    offers, command = b"250-mx.example\r\n250 X-ANONYMOUSTLS\r\n", b"X-ANONYMOUSTLS\r\n"
+    async with rig(tmp_path, tls=table(tmp_path)) as r:
+        client, server = await r.both()
+        await greet(client, server, offers)
+        await client.send(command)
+        await server.expect(command)
+        await server.send(GO)
+        inside = await as_server(server)
+        await client.expect(GO)
+        encrypted = await as_client(client)
+        await encrypted.send(b"EHLO me.example\r\n")
+        await inside.expect(b"EHLO me.example\r\n")
+        await inside.send(offers)
+        await encrypted.expect(b"250 mx.example\r\n")  # not told a second time
+        await send_mail(encrypted, inside, BODY)
+        await leave(encrypted, inside)
+        record = await r.record("link-tls")
+        assert record["client"]["version"] == record["server"]["version"] == "TLSv1.3"
+        assert len(r.records("tx-commit")) == 1
