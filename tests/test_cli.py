@@ -240,7 +240,7 @@ def test_serve_is_told_of_tls(site: Path, service: dict[str, Any]) -> None:
     for listener in config.listeners:
         assert listener.posture()[:2] == (ClientTLS.REQUIRE, ServerTLS.REQUIRE)
         assert listener.tls.verify == "dane"
-        assert [(one.chain, one.key_path) for one in listener.tls.certificates] == [("a.pem",) * 2, ("b.pem",) * 2]
+        assert [(one.chain, one.key) for one in listener.tls.certificates] == [("a.pem", ""), ("b.pem", "")]
 
 
 def test_serve_is_told_what_an_internal_server_must_show(site: Path, service: dict[str, Any]) -> None:

@@ -81,12 +81,12 @@ def test_all_of_it_can_be_said(site: Path) -> None:
     (listener,) = config.listeners
     tls = listener.tls
     assert listener.posture() == Posture(ClientTLS.REQUIRE, ServerTLS.UPGRADE, b"proxy.example")
-    assert [(one.chain, one.key_path) for one in tls.certificates] == [
+    assert [(one.chain, one.key) for one in tls.certificates] == [
         (f"{site}/mx.pem", f"{site}/mx.key"),
-        (f"{site}/mx.pem", f"{site}/mx.pem"),
+        (f"{site}/mx.pem", ""),
     ]
     assert tls.client_certificate is not None
-    assert tls.client_certificate.key_path == f"{site}/own.pem"
+    assert (tls.client_certificate.chain, tls.client_certificate.key) == (f"{site}/own.pem", "")
     assert (tls.verify, tls.policy_domain, tls.roots, tls.legacy) == ("mta-sts", "example", f"{site}/roots.pem", True)
     assert listener.server_name == "mx.example"  # as SNI has it: RFC 6066 §3
     assert config.tls.keylog == f"{site}/keys.log"

@@ -46,11 +46,6 @@ class CertificateConfig(Table):
         path=True,
     )
 
-    @property
-    def key_path(self) -> str:
-        """The file the private key is in."""
-        return self.key or self.chain
-
 
 class TLSConfig(Table):
     """`[listener.tls]`, behind its `[[listener]]`: what TLS is to be on both links of it."""

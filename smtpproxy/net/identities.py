@@ -20,9 +20,10 @@ import structlog
 
 from smtpproxy.config import CertificateConfig
 from smtpproxy.net.signing import Signer
-from smtpproxy.tls.certificates import facts
+from smtpproxy.tls.certificates import facts, sections
 from smtpproxy.tls.contexts import CertificateError, for_client, read_pair
 from smtpproxy.tls.minting import Leaf, Likeness, likeness, likeness_of, self_signed
+from smtpproxy.tls.verifying import fits
 
 log = structlog.get_logger()
 
@@ -108,7 +109,7 @@ class Given:
 
         def choose(name: str) -> Pair:
             for pair in pairs:
-                if any(fits(one, name) for one in pair.names):
+                if name and any(fits(name, one) for one in pair.names):
                     return pair
             return pairs[0]
 
@@ -216,19 +217,7 @@ def first_certificate(chain: bytes) -> bytes:
     Raises:
         CertificateError: there is none.
     """
-    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
-    start = chain.find(begin)
-    stop = chain.find(end, start)
-    try:
-        if start < 0 or stop < 0:
-            raise ValueError
-        return ssl.PEM_cert_to_DER_cert(chain[start : stop + len(end)].decode("ascii"))
-    except ValueError:
-        raise CertificateError("no certificate in PEM form") from None
-
-
-def fits(pattern: str, name: str) -> bool:
-    """A certificate's name against the one asked for: `*` stands for a whole first label (RFC 9525 §6.3)."""
-    if pattern == name:
-        return bool(name)
-    return pattern.startswith("*.") and name.partition(".")[2] == pattern[2:] and bool(name.partition(".")[0])
+    first = next(iter(sections(chain)), b"")
+    if not first:
+        raise CertificateError("no certificate in PEM form")
+    return first

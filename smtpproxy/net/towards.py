@@ -14,13 +14,11 @@ certificate, and proves its key, every time.
 """
 
 import ssl
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
 from smtpproxy.config import TLSConfig, is_address
 from smtpproxy.net.trust import Knowledge, Trust
-from smtpproxy.tls.certificates import read
 from smtpproxy.tls.channel import Channel, HandshakeError
 from smtpproxy.tls.contexts import for_server, read_pair
 from smtpproxy.tls.dane import check_dane
@@ -28,7 +26,6 @@ from smtpproxy.tls.mtasts import Mode
 from smtpproxy.tls.verdict import HOST_MISMATCH, NOT_TRUSTED, Verdict
 from smtpproxy.tls.verifying import Roots, openssl_verdict, verify_chain
 
-VERDICTS, VERDICT_AGE = 256, 600.0  # kept, and for how many seconds
 _NOTHING = Knowledge()
 _VERIFIED = Verdict(True)
 
@@ -83,7 +80,6 @@ class Towards:
             if config.roots:
                 raise
             self._no_roots = str(error)  # a small system: nothing verifies, and the record says why
-        self._verdicts: OrderedDict[bytes, tuple[Verdict, float]] = OrderedDict()
 
     def ask(self, done: Callable[[Knowledge], None]) -> None:
         """What has to be known before a handshake; `done` is called once, perhaps at once."""
@@ -135,19 +131,10 @@ class Towards:
         return verdict
 
     def _chain_and_name(self, attempt: Attempt) -> Verdict:
-        """By our own look. Who shows a leaf again has its key again: the verdict on it is kept for a while."""
+        """By our own look."""
         if self._roots is None:
             return Verdict(False, NOT_TRUSTED, self._no_roots)
-        leaf, now = attempt.channel.leaf(), self._wall()
-        found = self._verdicts.get(leaf)
-        if found is not None and now < found[1]:
-            return found[0]
-        verdict = verify_chain(attempt.channel.chain(), self.name, self._roots, now)
-        self._verdicts[leaf] = verdict, _holds_until(leaf, now)
-        self._verdicts.move_to_end(leaf)
-        while len(self._verdicts) > VERDICTS:
-            self._verdicts.popitem(last=False)
-        return verdict
+        return verify_chain(attempt.channel.chain(), self.name, self._roots, self._wall())
 
     @staticmethod
     def refused(error: HandshakeError) -> HandshakeError:
@@ -171,13 +158,3 @@ class Towards:
         if knowledge.policy is not None and knowledge.policy.mode is Mode.ENFORCE and shown != "given":
             broken.append("mta-sts")
         return tuple(broken)
-
-
-def _holds_until(leaf: bytes, now: float) -> float:
-    """How long a verdict is kept: for a while, and never beyond one of the certificate's own dates."""
-    try:
-        certificate = read(leaf)
-        dates = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    except ValueError:
-        return now
-    return min([now + VERDICT_AGE, *(date for date in dates if date > now)])

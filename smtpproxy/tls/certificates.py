@@ -5,6 +5,8 @@ So everything here is bounded and printable, and what can't be read is said in `
 a judgement: verifying.py judges.
 """
 
+import base64
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ MAX_NAME = 255  # characters
 MAX_DN = 1000
 
 Address = IPv4Address | IPv6Address
+
+
+_PEM = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----([^-]*)-----END (?:X509 )?CERTIFICATE-----")
 
 
 class Facts(NamedTuple):
@@ -45,6 +50,17 @@ def read(der: bytes) -> x509.Certificate:
             return x509.load_der_x509_certificate(der)
     except Exception as error:
         raise ValueError(f"no certificate: {printable(str(error), 200)}") from error
+
+
+def sections(pem: bytes) -> list[bytes]:
+    """The certificates of a PEM file as DER, or b"" for one that is none. What stands between them does not count."""
+    found: list[bytes] = []
+    for body in _PEM.findall(pem):
+        try:
+            found.append(base64.b64decode(body))
+        except ValueError:
+            found.append(b"")
+    return found
 
 
 @contextmanager

@@ -12,7 +12,6 @@ class Verdict(NamedTuple):
 
 
 # RFC 8460 §4.3: what a failure is called, so that a TLS report can be made from the record.
-NO_STARTTLS = "starttls-not-supported"
 HOST_MISMATCH = "certificate-host-mismatch"
 EXPIRED = "certificate-expired"
 NOT_TRUSTED = "certificate-not-trusted"

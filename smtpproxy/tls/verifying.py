@@ -14,10 +14,8 @@ would have failed (opportunistic TLS, RFC 7435). Rules:
 - Nothing a server shows raises, and what it can cost is bounded: certificates, octets, signatures checked.
 """
 
-import base64
 import contextlib
 import ipaddress
-import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -31,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from smtpproxy.tls.certificates import moment, names_of, printable, quiet, read
+from smtpproxy.tls.certificates import moment, names_of, printable, quiet, read, sections
 from smtpproxy.tls.verdict import EXPIRED, FAILED, HOST_MISMATCH, NOT_TRUSTED, Verdict
 
 MAX_CHAIN = 20  # certificates
@@ -43,7 +41,6 @@ _RSA_BITS = (2048, 8192)  # RFC 9325 §4.5, and OpenSSL's security level 2; more
 _CURVE_BITS = 224
 _WEAK_DIGESTS = ("md5", "sha1")
 _NAMES_SHOWN = 5
-_PEM = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----([^-]*)-----END (?:X509 )?CERTIFICATE-----")
 
 Problem = tuple[str, str]  # result type (RFC 8460 §4.3), why
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
@@ -65,7 +62,7 @@ class Roots:
         found: dict[x509.Certificate, None] = {}
         try:
             files = [Path(paths.cafile)] if paths.cafile else sorted(Path(paths.capath or "").glob("*.[0-9]"))
-            for der in [der for file in files for der in _sections(file)]:
+            for der in [der for file in files for der in sections(file.read_bytes())]:
                 with contextlib.suppress(ValueError):  # one of a hundred that nobody here chose: it is not trusted
                     found[read(der)] = None
         except OSError as error:
@@ -78,13 +75,13 @@ class Roots:
     def file(cls, path: Path | str) -> "Roots":
         """All certificates of a PEM file; ValueError if it can't be read, has none, or one that can't be read."""
         try:
-            sections = _sections(Path(path))
+            found = sections(Path(path).read_bytes())
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}") from error
-        if not sections:
+        if not found:
             raise ValueError(f"{path}: no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
         try:
-            return cls.given(sections)
+            return cls.given(found)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -317,7 +314,7 @@ def _misnamed(leaf: x509.Certificate, name: str) -> Problem | None:
             return None
     except ValueError:
         wanted = name.lower().removesuffix(".")
-        if any(_fits(wanted, host.lower()) for host in hosts):
+        if any(fits(wanted, host.lower()) for host in hosts):
             return None
     has = [printable(text, 100) for text in (*hosts, *map(str, addresses))]
     if not has:
@@ -326,7 +323,7 @@ def _misnamed(leaf: x509.Certificate, name: str) -> Problem | None:
     return HOST_MISMATCH, f"not for {name} but for {', '.join(has[:_NAMES_SHOWN])}{more}"
 
 
-def _fits(name: str, host: str) -> bool:
+def fits(name: str, host: str) -> bool:
     """A `*` stands for the whole first label and nothing else, and not right under a top-level domain."""
     if not host.startswith("*."):
         return name == host
@@ -336,17 +333,6 @@ def _fits(name: str, host: str) -> bool:
 
 def _shown(name: x509.Name) -> str:
     return printable(name.rfc4514_string(), 100)
-
-
-def _sections(path: Path) -> list[bytes]:
-    """The certificates of a PEM file as DER, or as octets that are none. What stands between them does not count."""
-    sections: list[bytes] = []
-    for body in _PEM.findall(path.read_bytes()):
-        try:
-            sections.append(base64.b64decode(body))
-        except ValueError:
-            sections.append(b"")
-    return sections
 
 
 # ------------------------------------------------------------------------------------------------- OpenSSL

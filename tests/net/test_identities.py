@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
 from smtpproxy.config import CertificateConfig
-from smtpproxy.net.identities import GOOD, KEPT, Given, Identity, Made, first_certificate, fits
+from smtpproxy.net.identities import GOOD, KEPT, Given, Identity, Made, first_certificate
 from smtpproxy.net.signing import Signer
 from smtpproxy.tls.authority import create
 from smtpproxy.tls.contexts import CertificateError, for_server
@@ -52,23 +52,6 @@ def test_one_is_chosen_by_the_name_and_the_first_where_none_fits(tmp_path: Path,
     assert identity.shown == "given"
     assert _shown(identity, name) == (other() if second else good()).der
     assert identity.choose(name).leaf == (other() if second else good()).der
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "is_so"),
-    [
-        ("mx.example", "mx.example", True),
-        ("*.example", "mx.example", True),
-        ("*.example", "a.mx.example", False),
-        ("*.example", ".example", False),
-        ("*.example", "example", False),
-        ("m*.example", "mx.example", False),
-        ("*", "example", False),
-        ("", "", False),
-    ],
-)
-def test_which_names_fit(pattern: str, name: str, is_so: bool) -> None:
-    assert fits(pattern, name) is is_so
 
 
 def test_a_certificate_is_read_again_when_it_changes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.tls import verifying
 from smtpproxy.tls.verdict import EXPIRED, FAILED, HOST_MISMATCH, NOT_TRUSTED, Verdict
-from smtpproxy.tls.verifying import FRESH, MAX_CHAIN, Roots, openssl_verdict, verify_chain
+from smtpproxy.tls.verifying import FRESH, MAX_CHAIN, Roots, fits, openssl_verdict, verify_chain
 from tests.tls.maker import NOW, Made, alternative, days, made, root, usage, weak_rsa
 
 MX = "mx.example"
@@ -592,3 +592,20 @@ CQYDVR0TBAIwADAdBgNVHQ4EFgQUlbjmj81lAfWs19R7mutduBfaKGwwHwYDVR0jBBgwFoAUrfoYiD0O
 CQYHKoZIzj0EAQNHADBEAiBqpP9L0DKDWwW93SmzQNchxeQChUYvxgKTSYSwd92xOQIgdcs9AKLBfNVxgxCEBv+Qh194/ZvWz0Dg
 yRI9LOxAkdw=
 """
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "is_so"),
+    [
+        ("mx.example", "mx.example", True),
+        ("*.mx.example", "a.mx.example", True),
+        ("*.example", "mx.example", False),
+        ("*.example", "a.mx.example", False),
+        ("*.mx.example", ".mx.example", False),
+        ("*.mx.example", "mx.example", False),
+        ("m*.example", "mx.example", False),
+        ("*", "example", False),
+    ],
+)
+def test_which_names_fit(pattern: str, name: str, is_so: bool) -> None:
+    assert fits(name, pattern) is is_so
