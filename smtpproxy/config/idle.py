@@ -6,7 +6,7 @@ whoever says it believes that it holds, and is told that it does not. What can't
 
 from collections.abc import Iterator
 
-from smtpproxy.config.tables import Config, ListenerConfig
+from smtpproxy.config.tables import Config
 from smtpproxy.config.tls import CAConfig, DNSConfig, TLSConfig
 from smtpproxy.config.values import Mistake, is_address
 from smtpproxy.session.postures import ClientTLS, ServerTLS
@@ -62,7 +62,7 @@ def _of_ca(config: Config) -> Iterator[Mistake]:
             if getattr(config.ca, name) != CAConfig.model_fields[name].default:
                 yield _warning(("ca", name), "there is no CA, `directory` is not said")
         return
-    made = {index: one for index, one in enumerate(config.listeners) if _makes(one)}
+    made = {index: one for index, one in enumerate(config.listeners) if one.tls.makes_certificates}
     if not made:
         yield _warning(("ca", "directory"), "every listener has certificates, or needs none")
     for index, listener in made.items():
@@ -76,8 +76,3 @@ def _of_ca(config: Config) -> Iterator[Mistake]:
                 "its name in server_name of [listener.tls]",
                 "warning",
             )
-
-
-def _makes(listener: ListenerConfig) -> bool:
-    """Whether certificates are made for its clients."""
-    return not listener.tls.certificates and listener.tls.client not in (ClientTLS.REFUSE, ClientTLS.PASSTHROUGH)

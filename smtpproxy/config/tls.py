@@ -112,6 +112,11 @@ class TLSConfig(Table):
     )
 
     @property
+    def makes_certificates(self) -> bool:
+        """Clients are shown TLS, and no certificate is given for it: one is made, by the CA if there is one."""
+        return not self.certificates and self.client not in (ClientTLS.REFUSE, ClientTLS.PASSTHROUGH)
+
+    @property
     def never_encrypted(self) -> bool:
         """The server's link stays in clear, whatever the peers do."""
         refused = self.client is ClientTLS.REFUSE and self.server is ServerTLS.MIRROR

@@ -47,7 +47,7 @@ def look(config: Config) -> Iterator[Mistake]:
     open_to_others = [mistake for mistake in exposed(config) if mistake.place[:-1] not in useless]
     for mistake in (*pairs, *open_to_others, *_of_ca(config, now)):
         # Where nothing is to be signed the signing process is not started, and a CA that can't be used harms nobody.
-        idle = mistake.place[0] == "ca" and all(listener.tls.certificates for listener in config.listeners)
+        idle = mistake.place[0] == "ca" and not any(listener.tls.makes_certificates for listener in config.listeners)
         yield mistake._replace(severity="warning") if idle else mistake
 
 

@@ -45,7 +45,7 @@ class Materials:
         self._keylog_file = -1
         ca = config.ca
         self.signer: Signer | None = None
-        if ca.directory and any(not listener.tls.certificates for listener in config.listeners):
+        if ca.directory and any(listener.tls.makes_certificates for listener in config.listeners):
             self.signer = Signer(
                 reactor,
                 Path(ca.directory),

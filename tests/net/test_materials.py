@@ -85,6 +85,9 @@ async def test_a_signer_only_where_something_is_to_be_signed(tmp_path: Path) -> 
     tables = {"ca": {"directory": str(tmp_path / "ca")}}
     async with _materials(_config(tmp_path, tables)) as materials:
         assert materials.signer is None
+    for client in ("refuse", "passthrough"):  # nothing is shown to anybody
+        async with _materials(_config(tmp_path, tables, certificates=(), client=client)) as materials:
+            assert materials.signer is None
     async with _materials(_config(tmp_path, tables, certificates=())) as materials:
         assert materials.signer is not None
         await materials.start()
