@@ -23,6 +23,7 @@ from typing import Any
 
 from smtpproxy.audit.lines import render
 from smtpproxy.policy.judge import default_judge
+from smtpproxy.session.announcing import pass_unseen
 from smtpproxy.session.effects import PrepareTLS, StartTLS
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.records import AuditRecord
@@ -244,7 +245,7 @@ def run(
 
 
 def _name(kind: str) -> str:
-    return {"PrepareTLS": "prepare-tls", "StartTLS": "start-tls", "Close": "close", "Abort": "abort"}[kind]
+    return {"PrepareTLS": "prepare-tls", "StartTLS": "start-tls"}.get(kind, kind.lower())
 
 
 def _say(session: Session, words: str) -> None:
@@ -308,7 +309,7 @@ def play(
         script: the transcript.
         rules: the judge; the shipped rules if not given.
         records: filled with the records as well, for convenience.
-        options: further arguments of Session.
+        options: further arguments of Session; `unseen=True`: it passes unseen.
 
     Raises:
         MismatchError: something else came out, or two cuttings gave different records.
@@ -322,18 +323,25 @@ def play(
         def record(item: AuditRecord, lines: list[dict[str, Any]] = lines) -> None:
             lines.append(render(item))
 
-        run(Session(judge=judge, record=record, clock=lambda: 0.0, **options), steps, cut, how)
+        run(_session(judge, record, **options), steps, cut, how)
         if first is None:
             first = lines
         elif lines != first:
             pair = zip([*first, {}], [*lines, {}], strict=False)
             raise MismatchError(f"other records when {how}: " + str(next((a, b) for a, b in pair if a != b)))
     assert first is not None
-    if not options.keys() & {"posture", "client", "server"} and _same_inside(script, steps[0].octets):
+    if not options.keys() & {"posture", "client", "server", "unseen"} and _same_inside(script, steps[0].octets):
         _play_inside(steps, judge, first, options)
     if records is not None:
         records.extend(first)
     return first
+
+
+def _session(judge: Judge, record: Callable[[AuditRecord], None], *, unseen: bool = False, **options: Any) -> Session:
+    session = Session(judge=judge, record=record, clock=lambda: 0.0, **options)
+    if unseen:
+        pass_unseen(session)
+    return session
 
 
 def _same_inside(script: str, first: bytes) -> bool:
@@ -348,8 +356,7 @@ def _play_inside(steps: list[Step], judge: Judge, clear: list[dict[str, Any]], o
         def record(item: AuditRecord, lines: list[dict[str, Any]] = lines) -> None:
             lines.append(render(item))
 
-        session = Session(judge=judge, record=record, clock=lambda: 0.0, posture=INSIDE, **options)
-        run(session, steps, cut, f"{how}, inside TLS", inside=True)
+        run(_session(judge, record, posture=INSIDE, **options), steps, cut, f"{how}, inside TLS", inside=True)
         if (same := [line for line in lines if line["kind"] != "link-tls"]) != clear:
             pair = zip([*clear, {}], [*same, {}], strict=False)
             raise MismatchError(f"other records inside TLS ({how}): " + str(next((a, b) for a, b in pair if a != b)))

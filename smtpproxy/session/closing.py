@@ -6,11 +6,11 @@ aborted; and the record says what happened.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.content import NOOP, Incoming, Way
-from smtpproxy.session.effects import Abort, Close
+from smtpproxy.session.effects import Abort, Close, Shut
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
 from smtpproxy.session.state import Phase
@@ -86,9 +86,11 @@ def answer_orphan(session: "Session", exchange: Exchange) -> None:
 def tell_unasked(session: "Session", reply: OwnReply, anomaly: str, side: Side) -> None:
     """421 to a client that asked nothing (RFC 5321 §3.8), then close."""
     form = session.form(reply)
+    told: dict[str, Any] = {}
     if session.tellable:
         session.to_client += form.raw
-    session.note(Kind.NOTE, anomaly=anomaly, side=side.value, told=str(form))
+        told["told"] = str(form)
+    session.note(Kind.NOTE, anomaly=anomaly, side=side.value, **told)
     close_both(session)
 
 
@@ -145,7 +147,10 @@ def server_ended(session: "Session") -> None:
 def client_ended(session: "Session") -> None:
     """The client will send no more: what it has asked is still answered, then both links close."""
     if session.opaque:
-        close_both(session)
+        if session.unseen:  # nobody knows what it has asked: the server does
+            session.effects.append(Shut(Side.SERVER))
+        else:
+            close_both(session)
         return
     if session.ledger.exchanges:
         incoming = session.incoming
@@ -240,6 +245,8 @@ def awaited(session: "Session") -> tuple[Side, float]:
         return session.securing.side, table.tls
     if session.receiving and not session.holding:
         return Side.CLIENT, table.content
+    if session.unseen and session.reading.ended:  # the last word it waits for may be that about a mail
+        return Side.SERVER, table.end
     exchange = session.ledger.awaited
     if exchange is None:
         return Side.CLIENT, table.client
@@ -272,6 +279,9 @@ def connect_failed(session: "Session", why: str) -> None:
     """No address of the server could be reached: 421 4.4.1 in place of the greeting."""
     session.server_gone = True
     session.note(Kind.NOTE, anomaly="server-unreachable", side="server", why=why)
+    if session.opaque:
+        close_both(session)
+        return
     greeting = session.ledger.head
     if greeting is None or greeting.verb is not GREETING:
         raise AssertionError("the greeting was told already")
@@ -282,10 +292,11 @@ def connect_failed(session: "Session", why: str) -> None:
 
 
 def drain(session: "Session") -> None:
-    """Stop when what is in flight is done: at once if nothing is."""
+    """Stop when what is in flight is done: at once if nothing is, and not as long as nobody knows."""
     session.draining = True
     if (
         not session.closed
+        and not session.opaque
         and not session.ledger.exchanges
         and session.begun is None
         and session.incoming is None

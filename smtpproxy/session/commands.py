@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from smtpproxy.session import closing, securing
+from smtpproxy.session import announcing, closing, securing
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
@@ -172,7 +172,10 @@ def malformed(session: "Session", line: Malformed) -> None:
             exchange = Exchange(line.verb, line, session.clock())
             exchange.rule = verdict.rule
             exchange.anomalies = ("malformed-command",)
-            exchange.sent = Command(UNKNOWN, Text(b""), line.line, line.line, ())
+            passed = Command(UNKNOWN, Text(b""), line.line, line.line, ())
+            if line.verb.name in MAILS and announcing.xforward(session, exchange, passed):
+                return
+            exchange.sent = passed
             session.to_server += line.line
             session.hold(exchange)
             session.push(exchange)
@@ -223,7 +226,7 @@ def _asked_reset(session: "Session", exchange: Exchange, command: Command) -> bo
 
 def _asked_mail(session: "Session", exchange: Exchange, command: Command) -> bool:
     session.incoming = None
-    return False
+    return announcing.xforward(session, exchange, command)
 
 
 def _asked_rcpt(session: "Session", exchange: Exchange, command: Command) -> bool:

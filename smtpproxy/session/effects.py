@@ -21,6 +21,13 @@ class StartTLS:
 
 
 @dataclass(frozen=True, slots=True)
+class Shut:
+    """Send what is to be sent, then tell this side that nothing more will come; it may go on to speak."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Send what is to be sent, then close this side's link in order."""
 
@@ -34,4 +41,4 @@ class Abort:
     side: Side
 
 
-Effect = PrepareTLS | StartTLS | Close | Abort
+Effect = PrepareTLS | StartTLS | Shut | Close | Abort

@@ -1,4 +1,4 @@
-"""The one thing a reply changes: a table by verb, applied in reply order; and which replies make sense.
+"""What a reply is taken for, and the one thing it changes: a table by verb, applied in reply order.
 
 `check_sensible` is I9: a reply that makes no sense where it arrived is never told.
 """
@@ -7,18 +7,20 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from smtpproxy.session import closing, opening, securing
 from smtpproxy.session.chunks import Chunks
 from smtpproxy.session.content import Incoming
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
-from smtpproxy.session.securing import HELLO_FIRST
-from smtpproxy.session.state import AUTHS, HELLOS, MAILS, Recipient, Transaction
+from smtpproxy.session.state import AUTHS, HELLO_FIRST, HELLOS, MAILS, Recipient, Transaction
 from smtpproxy.session.verdicts import Action, Depth, ReplyRule
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
+from smtpproxy.smtp.registry.replycodes import REPLY_CODES
 from smtpproxy.smtp.registry.rows import Argument, Framing, Verb
+from smtpproxy.smtp.registry.verbs import GREETING
 from smtpproxy.smtp.replies import OwnReply, Reply
 
 if TYPE_CHECKING:
@@ -173,12 +175,20 @@ def _replied_verb(session: "Session", exchange: Exchange) -> None:
 
 def _replied_xclient(session: "Session", exchange: Exchange) -> None:
     """XCLIENT's 220 is a new greeting: hello and list are forgotten, TLS stays (Postfix XCLIENT_README)."""
-    if _done(exchange):
+    if exchange.asked is None:  # our own, before the greeting: there is nothing to forget
+        _announced(session, exchange)
+    elif _done(exchange):
         session.authenticated = True  # the server took the client for somebody, as by a log-in
         session.transaction = None
         session.incoming = None
         session.client.forget()
         session.server.forget()
+
+
+def _announced(session: "Session", exchange: Exchange) -> None:
+    """The server would not be told of the client by us."""
+    if exchange.asked is None and exchange.got is not None and exchange.got.digit != 2:
+        exchange.anomalies += ("announce-refused",)
 
 
 def _replied_greeting(session: "Session", exchange: Exchange) -> None:
@@ -202,11 +212,51 @@ REPLIED: Final[MappingProxyType[str, Replied]] = MappingProxyType(
         **dict.fromkeys((*AUTHS, "SASL"), _replied_auth),
         "VERB": _replied_verb,
         "XCLIENT": _replied_xclient,
+        "XFORWARD": _announced,
     }
 )
 
 
 # ---------------------------------------------------------------------------------------------------------- replies
+
+
+def replied(session: "Session", reply: Reply, more: bool) -> None:
+    """One reply of the server. `more`: octets stand behind it already.
+
+    Raises:
+        ProtocolError: it makes no sense where it arrived (I9).
+    """
+    exchange = session.ledger.awaited
+    if reply.code < 100:
+        session.to_client += b"" if session.mute else reply.raw
+        if exchange is not None:
+            exchange.noise += reply.raw
+        return
+    if exchange is None:
+        closing.unsolicited(session, reply)
+        return
+    verb: Verb = exchange.sent if type(exchange.sent) is Verb else exchange.sent.verb
+    check_sensible(session, exchange, verb, reply)
+    if reply.odd:
+        exchange.anomalies += reply.odd
+    if reply.code not in REPLY_CODES:
+        exchange.anomalies += ("unknown-reply-code",)
+    if verb.then.get(reply.code) is Framing.TLS:
+        if more:
+            raise securing.spoke_too_soon(0)
+        securing.begin(session, exchange, reply)
+        return
+    if verb is GREETING:
+        opening.greeted(session, exchange, reply)
+        return
+    exchange.due += further_replies(session, exchange, reply)
+    exchange.due -= 1
+    if exchange.due > 0:
+        exchange.replies_before += (reply,)
+        session.to_client += reply.raw
+        return
+    exchange.got = reply
+    session.settle()
 
 
 def check_sensible(session: "Session", exchange: Exchange, verb: Verb, reply: Reply) -> None:
@@ -229,7 +279,8 @@ def check_sensible(session: "Session", exchange: Exchange, verb: Verb, reply: Re
         raise ProtocolError(Side.SERVER, "reply-impossible", f"{reply.code} to {name}")
     if verb.then:
         framings = verb.then.values()
-        if name == "DATA" or (reply.code not in verb.then and Framing.TLS in framings):
+        opens = Framing.TLS in framings or Framing.GREETING in framings
+        if name == "DATA" or (reply.code not in verb.then and opens):
             raise ProtocolError(Side.SERVER, "reply-impossible", f"{reply.code} to {name}")
     chunks = session.incoming
     if name == "BDAT" and isinstance(chunks, Chunks) and chunks.exchange is exchange and chunks.left:

@@ -12,28 +12,27 @@ The client asks, and the server's link can be encrypted:
     4  nothing of the client may stand behind its STARTTLS; 220 is told StartTLS(CLIENT)   -> tls_done(CLIENT)
     5  hello, lists, log-in and transaction are forgotten on both sides (RFC 3207 §4.2)
 
-Where the server's link is encrypted already, or is not to be, 1 and 2 fall away and we answer 220 ourselves. Before the
-greeting: 2 by an EHLO and a STARTTLS of our own (or at once, implicit TLS), then 3 and 4 for a client's implicit TLS,
-then the greeting is told. So the client's list is always the one the server gives on the link it has then.
+Where the server's link is encrypted already, or is not to be, 1 and 2 fall away and we answer 220 ourselves. What comes
+before the greeting is in opening.py.
 
 What must never happen: an octet that came in clear acting inside TLS, on either side, in whatever piece it came
 (CVE-2011-0411, CVE-2021-38371); clear text in place of a handshake that failed (454, or 421 where the greeting would
 stand); a word in clear on a link that is to be encrypted from its first octet.
 """
 
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smtpproxy.session import closing
 from smtpproxy.session.chunks import Chunks
-from smtpproxy.session.content import RSET, ours
+from smtpproxy.session.content import RSET
 from smtpproxy.session.effects import PrepareTLS, StartTLS
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.records import Kind
-from smtpproxy.session.state import Phase, TLSInfo
+from smtpproxy.session.state import HELLO_FIRST, TLS_FIRST, Gate, Phase, TLSInfo
 from smtpproxy.smtp import replies as say
-from smtpproxy.smtp.capabilities import Capabilities
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
 from smtpproxy.smtp.registry.verbs import GREETING
@@ -41,20 +40,6 @@ from smtpproxy.smtp.replies import OwnReply, Reply
 
 if TYPE_CHECKING:
     from smtpproxy.session.session import Session
-
-_STARTTLS: Final = ours(b"STARTTLS\r\n")
-
-
-class Gate(NamedTuple):
-    """What a client may say for the time being, and what all else is answered."""
-
-    open_to: frozenset[str]
-    reply: OwnReply
-
-
-_ALWAYS: Final = frozenset({"EHLO", "HELO", "LHLO", "NOOP", "RSET", "QUIT"})  # LHLO is LMTP's EHLO
-TLS_FIRST: Final = Gate(_ALWAYS | {"STARTTLS", "X-ANONYMOUSTLS"}, say.TLS_FIRST)  # RFC 3207 §4
-HELLO_FIRST: Final = Gate(_ALWAYS, say.HELLO_FIRST)  # the server knows a hello, and it is not this client's
 
 
 class Step(Enum):
@@ -73,6 +58,7 @@ class Securing(NamedTuple):
     step: Step
     exchange: Exchange | None = None
     reply: Reply | None = None
+    then: Callable[[], None] | None = None  # what follows the client's handshake, where no command asked for it
 
     @property
     def side(self) -> Side:
@@ -131,91 +117,19 @@ def verified(session: "Session") -> bool:
 # ------------------------------------------------------------------------------------------------ before the greeting
 
 
-def connected(session: "Session") -> None:
-    """The server's link is open: where its TLS is implicit, that comes first (RFC 8314 §3)."""
-    if session.posture.server is ServerTLS.IMPLICIT and not session.closed:
-        _begin(session, Securing(Step.SERVER), StartTLS(Side.SERVER))
-
-
-def _demanded(session: "Session") -> bool:
-    """The server's link is to be encrypted before the greeting, or there is no session."""
-    client, server, _ = session.posture
-    return server is ServerTLS.REQUIRE or (server is ServerTLS.MIRROR and client is ClientTLS.IMPLICIT)
-
-
-def greeted(session: "Session", greeting: Exchange, reply: Reply) -> None:
-    """The greeting came. It is told when everything is encrypted that is to be by then."""
-    greeting.got = reply
-    demanded = _demanded(session) and session.server.tls is None
-    wanted = demanded or (session.posture.server is ServerTLS.UPGRADE and session.server.tls is None)
-    if wanted and reply.code == 220:
-        greeting.kept = True
-        hello = ours(b"EHLO " + session.posture.hello + b"\r\n")
-        _say(session, hello, lambda exchange: _listed(session, exchange))
-    else:
-        greeting.closes = demanded  # refused: told, but nothing more is said in clear (RFC 5321 §3.1 asks for QUIT)
-        _then_the_client(session)
-
-
-def _say(session: "Session", command: Command, after: Any) -> None:
-    """A command of our own before the greeting is told: the first that awaits a reply."""
-    exchange = Exchange(command.verb, None, session.clock())
-    exchange.sent = command
-    exchange.after = after
-    session.to_server += command.wire
-    session.ledger.exchanges.appendleft(exchange)
-
-
-def _listed(session: "Session", exchange: Exchange) -> None:
-    """The list the server gave to our EHLO."""
-    got = exchange.got
-    if exchange.lost or got is None:
-        return
-    if got.digit == 2 and b"STARTTLS" in Capabilities.from_reply(got).keywords:
-        _say(session, _STARTTLS, lambda starttls: _answered(session, starttls))
-    elif _demanded(session):
-        _refuse(session, "the server does not offer STARTTLS", "starttls-not-supported")
-    else:
-        session.gate = session.gate or HELLO_FIRST  # the hello the server knows is ours
-        _then_the_client(session)
-
-
-def _answered(session: "Session", exchange: Exchange) -> None:
-    """Our STARTTLS was answered; if by 220, the handshake has been done by now."""
-    got = exchange.got
-    if exchange.lost or got is None:
-        return
-    if got.digit == 2:
-        _note(session)
-        _then_the_client(session)
-    else:  # offered and then refused: somebody may want it in clear
-        _refuse(session, f"the server refused STARTTLS with {got.code}", "starttls-not-supported")
-
-
-def _then_the_client(session: "Session") -> None:
-    """The server's link is as it should be: now the client's, and then the greeting."""
-    greeting = _greeting(session)
-    if session.posture.client is ClientTLS.IMPLICIT:
-        greeting.kept = True
-        _begin(session, Securing(Step.CERTIFICATE), PrepareTLS(Side.CLIENT))
-        return
-    greeting.kept = False
-    session.settle()
-
-
-def _greeting(session: "Session") -> Exchange:
-    """The server's, not told yet: it is the last, for nothing of the client is read before it is told."""
+def untold_greeting(session: "Session") -> Exchange:
+    """The server's: it is the last, for nothing of the client is read before it is told."""
     greeting = session.ledger.exchanges[-1]
     if greeting.verb is not GREETING:
         raise AssertionError("the greeting was told already")
     return greeting
 
 
-def _refuse(session: "Session", why: str, result: str, known: TLSInfo | None = None) -> None:
+def no_session(session: "Session", why: str, result: str, known: TLSInfo | None = None) -> None:
     """421 in place of the greeting: RFC 5321 §3.1 has no 454 there."""
     _note_failure(session, Side.SERVER, why, result, known)
     closing.abort_server(session)
-    greeting = _greeting(session)
+    greeting = untold_greeting(session)
     greeting.told = say.TLS_TO_SERVER_FAILED
     greeting.action = "answer"
     greeting.lost = greeting.closes = True
@@ -240,7 +154,7 @@ def asked(session: "Session", exchange: Exchange, command: Command) -> bool:
     if session.authenticated:
         return _answer(session, exchange, say.TLS_AFTER_AUTH)  # the server goes on as it is and can't forget that
     exchange.action = "answer"
-    exchange.conclude = lambda head: _begin(session, Securing(Step.CERTIFICATE, exchange), PrepareTLS(Side.CLIENT))
+    exchange.conclude = lambda head: handshake(session, Securing(Step.CERTIFICATE, exchange), PrepareTLS(Side.CLIENT))
     session.hold(exchange)
     session.push(exchange)
     return True
@@ -257,7 +171,7 @@ def _answer(session: "Session", exchange: Exchange, reply: OwnReply) -> bool:
 def begin(session: "Session", exchange: Exchange, reply: Reply) -> None:
     """The server said 220 to a TLS command: not told yet, its handshake comes first."""
     if session.posture.client is not ClientTLS.PASSTHROUGH:
-        _begin(session, Securing(Step.SERVER, exchange, reply), StartTLS(Side.SERVER))
+        handshake(session, Securing(Step.SERVER, exchange, reply), StartTLS(Side.SERVER))
     elif not _injected(session):
         exchange.got = reply
         session.settle()
@@ -275,7 +189,8 @@ def told(session: "Session", exchange: Exchange) -> None:
 # ------------------------------------------------------------------------------------------------ what the driver says
 
 
-def _begin(session: "Session", securing: Securing, effect: PrepareTLS | StartTLS) -> None:
+def handshake(session: "Session", securing: Securing, effect: PrepareTLS | StartTLS) -> None:
+    """Have the driver do this, and wait for it."""
     session.securing = securing
     session.progress += 1  # a handshake has its own time
     session.effects.append(effect)
@@ -289,7 +204,7 @@ def ready(session: "Session", *, early: bool) -> None:
     exchange = securing.exchange
     if _injected(session, early=early and exchange is not None):  # a ClientHello, perhaps: it has to wait for the 220
         return
-    session.securing = Securing(Step.CLIENT, exchange)
+    session.securing = Securing(Step.CLIENT, exchange, then=securing.then)
     if exchange is not None:
         if securing.reply is not None:
             exchange.got = securing.reply
@@ -297,7 +212,7 @@ def ready(session: "Session", *, early: bool) -> None:
             exchange.told = say.TLS_GO_AHEAD
         session.settle()
     if not session.closed:  # a rule may hang up on a 220
-        _begin(session, session.securing, StartTLS(Side.CLIENT))
+        handshake(session, session.securing, StartTLS(Side.CLIENT))
 
 
 def done(session: "Session", side: Side, info: TLSInfo) -> None:
@@ -310,29 +225,31 @@ def done(session: "Session", side: Side, info: TLSInfo) -> None:
     if side is Side.CLIENT:
         session.securing = None
         session.client.tls = info
-        _client_done(session, exchange)
+        _client_done(session, securing)
         closing.read_on(session)
         return
     session.server.tls = info
     if exchange is None:  # implicit: the greeting comes next
         session.securing = None
-        _note(session)
+        on_record(session)
     elif exchange.asked is None:  # our own STARTTLS
         session.securing = None
         exchange.got = reply
         session.settle()
         closing.read_on(session)
     elif not _injected(session):
-        _begin(session, Securing(Step.CERTIFICATE, exchange, reply), PrepareTLS(Side.CLIENT))
+        handshake(session, Securing(Step.CERTIFICATE, exchange, reply), PrepareTLS(Side.CLIENT))
 
 
-def _client_done(session: "Session", exchange: Exchange | None) -> None:
-    _note(session)
+def _client_done(session: "Session", securing: Securing) -> None:
+    on_record(session)
     if _injected(session):
         return
-    if exchange is None:  # implicit: now the greeting
-        _greeting(session).kept = False
-        session.settle()
+    exchange = securing.exchange
+    if exchange is None:  # implicit
+        if securing.then is None:
+            raise AssertionError("a handshake nobody asked for")
+        securing.then()
         return
     alone = exchange.got is None  # the server's link is as it was: it must be made to forget
     session.gate = HELLO_FIRST if alone else None
@@ -362,7 +279,7 @@ def failed(session: "Session", why: str, result: str = "", known: TLSInfo | None
     side = securing.side
     own = securing.exchange is None or securing.exchange.asked is None
     if own and side is Side.SERVER:
-        _refuse(session, why, result, known)
+        no_session(session, why, result, known)
         return
     _note_failure(session, side, why, result, known)
     exchange = securing.exchange
@@ -379,7 +296,7 @@ def failed(session: "Session", why: str, result: str = "", known: TLSInfo | None
     closing.read_on(session)
 
 
-def _note(session: "Session") -> None:
+def on_record(session: "Session") -> None:
     """Both legs, as they are now."""
     session.note(Kind.TLS, client=shown(session.client.tls), server=shown(session.server.tls))
 

@@ -13,14 +13,15 @@ How it goes on, in four rules:
 3. What the client's next octets are is chosen when the framing changes (reading.py), in `_reframe` and nowhere else.
 4. What the grammar did not recognise in full does not pass (I3); what makes no sense as a reply is not told (I9).
 
-What becomes of a command is in commands.py, what each reply changes in outcomes.py, content on its way in content.py,
-and how a session ends in closing.py.
+How a session opens is in opening.py; what becomes of a command in commands.py, what a reply is taken for and what it
+changes in outcomes.py, content on its way in content.py, and how it ends in closing.py.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from smtpproxy.session import closing, outcomes, securing
+from smtpproxy.session import closing, opening, outcomes, securing
+from smtpproxy.session.announcing import SILENT, Announcement
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.content import Incoming
 from smtpproxy.session.effects import Effect
@@ -29,14 +30,13 @@ from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
 from smtpproxy.session.postures import MIRROR, ClientTLS, Posture
 from smtpproxy.session.reading import Reading
 from smtpproxy.session.records import AuditRecord, Kind
-from smtpproxy.session.state import Peer, Phase, TLSInfo, Transaction, next_phase
+from smtpproxy.session.state import Gate, Peer, Phase, TLSInfo, Transaction, next_phase
 from smtpproxy.session.verdicts import Judge, ReplyRule
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
 from smtpproxy.smtp.readers import ReplyReader
-from smtpproxy.smtp.registry.replycodes import REPLY_CODES
-from smtpproxy.smtp.registry.rows import Framing, Verb
+from smtpproxy.smtp.registry.rows import Framing
 from smtpproxy.smtp.registry.verbs import GREETING
 from smtpproxy.smtp.replies import OwnReply, Reply
 from smtpproxy.smtp.values import Path
@@ -58,6 +58,9 @@ class Session:
         newlines: str = "normalise",
         spool: Callable[[], Any] | None = None,
         posture: Posture = MIRROR,
+        announcement: Announcement = SILENT,
+        foreword: Callable[[TLSInfo | None], bytes] | None = None,
+        client_first: bool = False,
     ) -> None:
         self.judge = judge
         self.clock = clock
@@ -66,6 +69,9 @@ class Session:
         self.newlines = newlines
         self.spool = spool
         self.posture = posture
+        self.announcement = announcement
+        self.foreword = foreword  # octets for the server before all else, given what is known of the client's TLS
+        self.client_first = client_first  # its TLS, if that is implicit, comes before the foreword
         self._record = record
         self._notes: list[AuditRecord] | None = None  # noted while an exchange is concluded
         self.command_rules = judge.commands
@@ -91,11 +97,13 @@ class Session:
         self.draining = False
         self.deaf = False  # no further octet of the client is read
         self.opaque = False  # octets pass unseen, by an administrator's word
+        self.unseen = False  # from the first one
         self.begun: Transaction | None = None  # accepted by the server, not ended yet
         self.committed: Transaction | None = None  # the last one: what the client may not have heard of
         self.mechanism = b""  # of the AUTH under way
         self.authenticated = False
-        self.gate = securing.gate(posture)  # what has to wait, for TLS or for a hello
+        self.gate: Gate | None = securing.gate(posture)  # what has to wait, for TLS or for a hello
+        self.unannounced = False  # it is on record that the server is not told of the client
         self._goodbye = False
         self._swallowed = 0  # octets read and thrown away
         self.farewell: Exchange | None = None  # told behind the next exchange, then both links close
@@ -148,7 +156,7 @@ class Session:
         last = len(replies) - 1
         try:
             for index, reply in enumerate(replies):
-                self._replied(reply, index < last or self._reader.pending)
+                outcomes.replied(self, reply, index < last or self._reader.pending)
                 if self._server_silenced():
                     if not self.inspected:  # what stands behind it already is not for us to read
                         self.to_client += self._reader.rest(index)
@@ -166,7 +174,7 @@ class Session:
 
     def connected(self) -> None:
         """The server's link is open."""
-        securing.connected(self)
+        opening.connected(self)
 
     def tls_ready(self, *, early: bool = False) -> None:
         """The certificate a `PrepareTLS` effect asked for is there. `early`: so are octets of the client, unread."""
@@ -352,47 +360,6 @@ class Session:
             closing.end_inspection(self, exchange)
         else:
             closing.close_both(self)
-
-    # ------------------------------------------------------------------------------------------------- replies
-
-    def _replied(self, reply: Reply, more: bool) -> None:
-        """One reply of the server. `more`: octets stand behind it already.
-
-        Raises:
-            ProtocolError: it makes no sense where it arrived (I9).
-        """
-        if reply.code < 100:
-            self.to_client += b"" if self.mute else reply.raw
-            awaited = self.ledger.awaited
-            if awaited is not None:
-                awaited.noise += reply.raw
-            return
-        exchange = self.ledger.awaited
-        if exchange is None:
-            closing.unsolicited(self, reply)
-            return
-        verb: Verb = exchange.sent if type(exchange.sent) is Verb else exchange.sent.verb
-        outcomes.check_sensible(self, exchange, verb, reply)
-        if reply.odd:
-            exchange.anomalies += reply.odd
-        if reply.code not in REPLY_CODES:
-            exchange.anomalies += ("unknown-reply-code",)
-        if verb.then.get(reply.code) is Framing.TLS:
-            if more:
-                raise securing.spoke_too_soon(0)
-            securing.begin(self, exchange, reply)
-            return
-        if verb is GREETING:
-            securing.greeted(self, exchange, reply)
-            return
-        exchange.due += outcomes.further_replies(self, exchange, reply)
-        exchange.due -= 1
-        if exchange.due > 0:
-            exchange.replies_before += (reply,)
-            self.to_client += reply.raw
-            return
-        exchange.got = reply
-        self.settle()
 
     # --------------------------------------------------------------------------------- what content and closing need
 

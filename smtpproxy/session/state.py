@@ -1,4 +1,4 @@
-"""What a session knows: both peers, the transaction, and the phase.
+"""What a session knows: both peers, the transaction, the phase, and what a client has to wait for.
 
 The phase is what people read: rules test it, the record names it. It never decides framing (that is `Verb.then`) and
 never forbids the client anything: the server keeps its own order and answers its own 503. It moves by one table,
@@ -10,9 +10,10 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.errors import Side
-from smtpproxy.smtp.replies import Reply
+from smtpproxy.smtp.replies import OwnReply, Reply
 from smtpproxy.smtp.values import Parameter, Path
 
 
@@ -122,6 +123,20 @@ HELLOS = ("EHLO", "HELO", "LHLO")
 MAILS = ("MAIL", "SEND", "SOML", "SAML", "EMAL", "ESND", "ESOM", "ESAM")
 AUTHS = ("AUTH", "X-EXPS", "XAUTH")
 SECURERS = ("STARTTLS", "X-ANONYMOUSTLS")
+
+
+class Gate(NamedTuple):
+    """What a client may say for the time being, and what all else is answered."""
+
+    open_to: frozenset[str]
+    reply: OwnReply
+
+
+_ALWAYS: Final = frozenset({*HELLOS, "NOOP", "RSET", "QUIT"})
+TLS_FIRST: Final = Gate(_ALWAYS | set(SECURERS), say.TLS_FIRST)  # RFC 3207 §4
+HELLO_FIRST: Final = Gate(_ALWAYS, say.HELLO_FIRST)  # the server knows a hello, and it is not this client's
+REFUSED: Final = Gate(frozenset({"QUIT"}), say.own("503 5.5.1 The mail server refused this session"))  # RFC 5321 §3.1
+
 _OPEN = (Phase.GREETED, Phase.READY, Phase.MAIL, Phase.RCPT, Phase.CONTENT)
 
 

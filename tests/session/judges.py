@@ -5,6 +5,7 @@ from typing import Any, BinaryIO
 
 from smtpproxy.policy.judge import Judge, extension_rule
 from smtpproxy.policy.rules import Treatment
+from smtpproxy.session.announcing import Announce, Announcement
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import Transaction
 from smtpproxy.session.verdicts import PASS, Action, CommandRule, Depth, PassAll, ReplyRule, Verdict
@@ -84,7 +85,16 @@ class Looks(PassAll):
         return self._verdict
 
 
+def introduced(
+    kind: str, client: tuple[str, int], destination: tuple[str, int] = ("198.51.100.25", 25)
+) -> Announcement:
+    """The server is told of this client."""
+    return Announcement(Announce(kind), *client, *destination)
+
+
 OPEN = PassAll()
+XCLIENT = introduced("xclient", ("192.0.2.7", 40123))
+XFORWARD = introduced("xforward", ("192.0.2.7", 40123))
 PASSED_BY_RULE = Verdict(Action.PASS, None, "r")
 
 GREETING = """

@@ -225,7 +225,8 @@ def drive(session: Session, word: str) -> None:
             session.drained()
         case "unreachable":
             awaited = session.ledger.awaited  # nobody has been reached as long as that is the greeting
-            if session.progress == 0 and not session.server_gone and awaited is session.ledger.exchanges[-1]:
+            unreached = session.progress == 0 and not session.server_gone and not session.closed
+            if unreached and awaited is session.ledger.exchanges[-1]:
                 session.connect_failed("x")
 
 
