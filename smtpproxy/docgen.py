@@ -8,6 +8,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from inspect import cleandoc
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
@@ -65,8 +66,10 @@ HOST:PORT` does without a file altogether. [deploy/smtpproxy.toml](../deploy/smt
 - What the command line says takes the place of what the file says.
 - Relative paths are relative to the file.
 - Sizes are octets, or strings such as `"25 MiB"`, `"64 KiB"`, `"10 MB"`. Times are seconds.
-- Rules are read again on SIGHUP, and the certificates for clients when their files change, for new sessions. All else
-  needs a restart.
+- Networks are `"192.0.2.0/24"`, `"2001:db8::/32"`, or an address, which is a network of one. IPv4 addresses are never
+  written as IPv6 ones.
+- On SIGHUP the file is read again, with the rules and all that it names, for new sessions; if anything is wrong, what
+  is in force stays. Certificates for clients are also read again when their files change.
 """
 
 _KINDS: tuple[tuple[Kind, str], ...] = (
@@ -234,7 +237,7 @@ def _reply_codes() -> Iterable[str]:
 
 def _settings() -> Iterable[str]:
     for model in dict.fromkeys(TABLES.values()):  # each once, also if it stands in several places
-        title, _, more = (model.__doc__ or "").partition(":")
+        title, _, more = cleandoc(model.__doc__ or "").partition(":")
         yield f"## {title.strip() if model is not Config else 'Before the first table'}\n"
         if more:
             yield f"{_capital(more.strip())}\n"

@@ -4,7 +4,6 @@ What is said about TLS is in test_config_tls.py.
 """
 
 import re
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LISTENER = '[[listener]]\nname = "in"\nlisten = "127.0.0.1:2525"\nserver = "mx.example"\n'
+ANOTHER = LISTENER.replace('"in"', '"out"').replace("2525", "2526")
 
 
 def load(tmp_path: Path, text: str, *overrides: Override) -> Config:
@@ -131,13 +131,13 @@ def test_all_mistakes_are_told_with_place_and_nearest_name(tmp_path: Path) -> No
     assert mistakes(tmp_path, MANY) == [
         'smtpproxy.toml:1:1: unknown key "rulez" (nearest: rules)',
         (
-            'smtpproxy.toml:2:1: listener 1 "in": server is missing'
-            " (expected the server behind it; without a port it is 25)"
+            'smtpproxy.toml:2:1: listener 1 "in": server is missing (expected the server behind it;'
+            ' or mode = "redirect" or "tproxy", which know where to go)'
         ),
         (
             'smtpproxy.toml:4:10: listener 1 "in": listen: "::1" is not host:port;'
             " an IPv6 address stands in brackets: [::1]"
-            ' (expected e.g. "127.0.0.1:2525", "[::]:25" for all, "localhost:0" for any free port)'
+            ' (expected e.g. "127.0.0.1:2525", "[::]:25" for all of IPv6, "localhost:0" for any free port)'
         ),
         'smtpproxy.toml:5:1: listener 1 "in": unknown key "servr" (nearest: server)',
         (
@@ -182,6 +182,14 @@ def test_all_mistakes_are_told_with_place_and_nearest_name(tmp_path: Path) -> No
         (LISTENER + "[patience]\nend = inf", "patience.end: inf is not a finite number"),
         (LISTENER + '[patience]\nend = "5 min"', 'patience.end: "5 min" is not a number'),
         (LISTENER + "[audit]\nfile = 3", "audit.file: 3 is not a string"),
+        (
+            LISTENER + ANOTHER.replace("2526", "2525"),
+            (
+                'smtpproxy.toml:7:10: listener 2 "out": listen: listener "in" listens on 127.0.0.1:2525 already'
+                " (expected an address or port of its own for each)"
+            ),
+        ),
+        (LISTENER + ANOTHER.replace("127.0.0.1:2526", "0.0.0.0:2525"), 'listener "in" listens on 127.0.0.1:2525'),
         ("audit = 3\n" + LISTENER, "smtpproxy.toml:1:9: audit: 3 is not a table"),
         (LISTENER + "[patience]\nsmile = 1", 'unknown key "smile" (expected connect, greeting'),
     ],
@@ -216,7 +224,7 @@ def test_no_file_is_needed() -> None:
 
 
 def test_options_take_the_place_of_the_file(tmp_path: Path) -> None:
-    text = 'rules = ["a"]\n' + LISTENER + LISTENER.replace('"in"', '"out"') + '[log]\nlevel = "debug"\n'
+    text = 'rules = ["a"]\n' + LISTENER + ANOTHER + '[log]\nlevel = "debug"\n'
     config = load(
         tmp_path,
         text,
@@ -239,9 +247,12 @@ def test_a_mistake_of_the_command_line_is_told_as_one(tmp_path: Path) -> None:
     ) == [
         (
             'command line: --listen: "::1" is not host:port; an IPv6 address stands in brackets: [::1]'
-            ' (expected e.g. "127.0.0.1:2525", "[::]:25" for all, "localhost:0" for any free port)'
+            ' (expected e.g. "127.0.0.1:2525", "[::]:25" for all of IPv6, "localhost:0" for any free port)'
         ),
-        "command line: --listen: server is missing (expected the server behind it; without a port it is 25)",
+        (
+            "command line: --listen: server is missing (expected the server behind it;"
+            ' or mode = "redirect" or "tproxy", which know where to go)'
+        ),
         (
             'command line: --log-level: "warn" is not one of its values'
             ' (expected "debug" or "info" or "warning" or "error"; nearest: warning)'
@@ -335,9 +346,13 @@ def test_the_example_holds_every_setting_with_its_default(tmp_path: Path) -> Non
     plain = load(tmp_path, text)
     full = load(tmp_path, re.sub(r"^#(?=[a-z_]+ = )", "", text, flags=re.MULTILINE))
     assert full == plain
-    tomllib.loads(re.sub(r"^# ?(?=[a-z_]+ = )", "", text, flags=re.MULTILINE))  # also what is no default
+    whole = re.sub(r"^# ?(?=[a-z_]+ = |\[\[?[a-z.]+\]\]?$)", "", text, flags=re.MULTILINE)  # also what is no default
+    (tmp_path / "smtpproxy.toml").write_text(whole)
+    everything = load_config(tmp_path / "smtpproxy.toml", look=lambda config: ())
+    assert everything.listeners[0].tls.client_certificate
+    assert everything.matches
     for path, model in TABLES.items():
         for key in keys_of(model):
             header = re.escape(".".join((*path, key)))
-            said = rf"^\[\[?{header}\]\]?$|^(?:# ?)?{key} = |[{{,] {key} = "  # a table, a line, in an inline table
+            said = rf"^(?:# )?\[\[?{header}\]\]?$|^(?:# ?)?{key} = |[{{,] {key} = "  # a table, a line, in a line
             assert re.search(said, text, re.MULTILINE), key

@@ -17,7 +17,7 @@ from smtpproxy.config.tls import Verify, hello_of, listener_mistakes, machine_ad
 from smtpproxy.config.values import is_hello
 from smtpproxy.policy.toml import Problem
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
-from tests.test_config import LISTENER, load, mistakes
+from tests.test_config import ANOTHER, LISTENER, load, mistakes
 
 TLS = LISTENER + "[listener.tls]\n"
 
@@ -97,7 +97,7 @@ def test_all_of_it_can_be_said(site: Path) -> None:
 
 
 def test_each_listener_has_its_own(tmp_path: Path) -> None:
-    text = TLS + 'client = "refuse"\n' + LISTENER.replace('"in"', '"out"') + 'tls = { client = "offer" }\n'
+    text = TLS + 'client = "refuse"\n' + ANOTHER + 'tls = { client = "offer" }\n'
     assert [one.tls.client for one in load(tmp_path, text).listeners] == [ClientTLS.REFUSE, ClientTLS.OFFER]
 
 
@@ -482,6 +482,11 @@ def test_every_setting_that_names_a_file_is_relative_to_the_configuration() -> N
         ("listener", "tls"): ["roots"],
         ("listener", "tls", "certificates"): ["chain", "key"],
         ("listener", "tls", "client_certificate"): ["chain", "key"],
+        ("match",): ["rules"],
+        ("match", "tls"): ["roots"],
+        ("match", "tls", "certificates"): ["chain", "key"],
+        ("match", "tls", "client_certificate"): ["chain", "key"],
+        ("process",): ["control"],
         ("tls",): ["keylog"],
         ("ca",): ["directory", "passphrase_file"],
         ("audit",): ["file"],

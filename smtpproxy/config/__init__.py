@@ -1,5 +1,6 @@
 """The configuration: `tables` and `tls` have every setting, `values` the kinds of values; `load` reads and checks."""
 
+from smtpproxy.config.inline import GatewayConfig, InterceptConfig, MatchConfig, ProcessConfig
 from smtpproxy.config.load import COMMAND_LINE, ConfigError, Override, load_config
 from smtpproxy.config.paths import NamedFile, exposed, files, missing
 from smtpproxy.config.tables import (
@@ -10,10 +11,11 @@ from smtpproxy.config.tables import (
     ListenerConfig,
     LogConfig,
     PatienceConfig,
+    Variant,
     keys_of,
 )
 from smtpproxy.config.tls import AllTLSConfig, CAConfig, CertificateConfig, DNSConfig, TLSConfig
-from smtpproxy.config.values import Endpoint, Mistake, is_address, parse_endpoint
+from smtpproxy.config.values import Endpoint, Mistake, Network, is_address, parse_endpoint, parse_network
 
 __all__ = [
     "COMMAND_LINE",
@@ -26,14 +28,20 @@ __all__ = [
     "ConfigError",
     "DNSConfig",
     "Endpoint",
+    "GatewayConfig",
+    "InterceptConfig",
     "LimitsConfig",
     "ListenerConfig",
     "LogConfig",
+    "MatchConfig",
     "Mistake",
     "NamedFile",
+    "Network",
     "Override",
     "PatienceConfig",
+    "ProcessConfig",
     "TLSConfig",
+    "Variant",
     "exposed",
     "files",
     "is_address",
@@ -41,4 +49,5 @@ __all__ = [
     "load_config",
     "missing",
     "parse_endpoint",
+    "parse_network",
 ]

@@ -10,6 +10,7 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails
 from smtpproxy.config.idle import idle
 from smtpproxy.config.paths import missing
 from smtpproxy.config.tables import TABLES, Config, keys_of
+from smtpproxy.config.together import together
 from smtpproxy.config.values import Mistake
 from smtpproxy.policy.toml import KeyPath, Positions, Problem, TomlError, nearest, parse, shown
 
@@ -70,11 +72,13 @@ def load_config(
     try:
         config = Config.model_validate(data)
     except ValidationError as errors:
-        found = [problem for e in errors.errors(include_url=False) for problem in _problems(e, data, said, positions)]
-        raise _error(found) from None
-    found = [_together((), mistake, data, said, positions) for mistake in look(config)]
-    if any(problem.severity == "error" for problem in found):
-        raise _error(found)
+        details = errors.errors(include_url=False)
+        raise _error(problem for e in details for problem in _problems(e, data, said, positions)) from None
+    found: list[Problem] = []
+    for looked in (together, look):
+        found += [_together((), mistake, data, said, positions) for mistake in looked(config)]
+        if any(problem.severity == "error" for problem in found):
+            raise _error(found)
     found += [_together((), mistake, data, said, positions) for mistake in idle(config)]
     if listeners and not config.listeners:
         expected = "--listen and --server, or a [[listener]] in a configuration file"
@@ -99,13 +103,14 @@ def _resolve(data: dict[str, Any], base: Path) -> None:
     for path, model in TABLES.items():
         for key, field in keys_of(model).items():
             if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("path"):
+                here = base.absolute() if field.json_schema_extra.get("absolute") else base
                 for table in _tables(data, path):
                     value = table.get(key)
                     if isinstance(field.default, tuple):
                         if isinstance(value, list):
-                            table[key] = [_joined(base, one) if isinstance(one, str) else one for one in value]
+                            table[key] = [_joined(here, one) if isinstance(one, str) else one for one in value]
                     elif isinstance(value, str) and value not in ("", field.default):
-                        table[key] = _joined(base, value)
+                        table[key] = _joined(here, value)
 
 
 def _joined(base: Path, value: str) -> str:
@@ -165,8 +170,9 @@ def _problems(
     if option or positions is None:
         yield Problem(COMMAND_LINE, 0, 0, option, message, expected, tuple(near))
         return
-    about = path[:-1] if key or error["type"] == "missing" else path
-    place = path[:-1] if error["type"] == "missing" else path
+    lacks = error["type"] in ("missing", "smtpproxy_missing")
+    about = path[:-1] if key or lacks else path
+    place = path[:-1] if lacks else path
     yield positions.problem(place, message, where=_where(about, data), key=key, expected=expected, nearest=near)
 
 
@@ -181,9 +187,10 @@ def _together(
     path = (*table, *mistake.place)
     option = _option(path, said)
     if option or positions is None:
-        return Problem(COMMAND_LINE, 0, 0, option, mistake.message, mistake.expected, severity=mistake.severity)
-    where = _where(path, data)
-    return positions.problem(path, mistake.message, where=where, expected=mistake.expected, severity=mistake.severity)
+        place = Problem(COMMAND_LINE, 0, 0, option, mistake.message)
+    else:
+        place = positions.problem(path, mistake.message, where=_where(path, data))
+    return replace(place, expected=mistake.expected, nearest=mistake.nearest, severity=mistake.severity)
 
 
 def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
@@ -191,7 +198,7 @@ def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
     *table, last = error["loc"]
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     known = TABLES.get(tuple(step for step in table if isinstance(step, str)))
-    if kind == "smtpproxy":
+    if kind in ("smtpproxy", "smtpproxy_missing"):
         return context["message"], context["expected"], context["nearest"]
     if kind == "extra_forbidden":
         message = f"unknown key {shown(str(last))}"
@@ -208,6 +215,8 @@ def _words(error: ErrorDetails) -> tuple[str, str, Sequence[str]]:
         return f"{shown(value)} is not one of its values", " or ".join(f'"{word}"' for word in words), near
     if kind == "greater_than":
         return f"{shown(value)} is too small", f"more than {context['gt']}", ()
+    if kind == "greater_than_equal":
+        return f"{shown(value)} is too small", f"at least {context['ge']}", ()
     if kind == "less_than_equal":
         return f"{shown(value)} is too large", f"at most {context['le']}", ()
     if kind in _EXPECTED:
@@ -225,8 +234,8 @@ def _at_home(key: str, table: Sequence[str | int]) -> str:
 
 def _header(path: tuple[str, ...]) -> str:
     """A table as it is written: `[ca]`, `[[listener]]`; what is none is a key at the top."""
-    if path == ("listener",):
-        return "[[listener]]"
+    if path in _LISTS:
+        return f"[[{path[0]}]]"
     return f"[{'.'.join(path)}]" if path in TABLES else "the top of the file"
 
 
@@ -239,12 +248,30 @@ def _form(path: KeyPath) -> str:
     return form or (_header(names) if names in TABLES else "")
 
 
+_LISTS = (("listener",), ("match",))
+_NETWORKS, _PORTS = '["192.0.2.0/24"]', "[25]"
 _FORMS = {
     ("rules",): '["rules/site.toml"]',
     ("listener",): "[[listener]]",
+    ("listener", "reach"): _NETWORKS,
+    ("listener", "proxy_from"): _NETWORKS,
     ("listener", "tls"): '[listener.tls] behind its [[listener]], or tls = { client = "require" }',
     ("listener", "tls", "certificates"): '[{ chain = "mx.pem" }]',
     ("listener", "tls", "client_certificate"): '{ chain = "ours.pem" }',
+    ("listener", "intercept"): "[listener.intercept] behind its [[listener]], or intercept = { ports = [25] }",
+    ("listener", "intercept", "ports"): _PORTS,
+    ("listener", "intercept", "clients"): _NETWORKS,
+    ("listener", "intercept", "servers"): _NETWORKS,
+    ("listener", "intercept", "interfaces"): '["eth0"]',
+    ("match",): "[[match]]",
+    ("match", "listeners"): '["inbound"]',
+    ("match", "clients"): _NETWORKS,
+    ("match", "servers"): _NETWORKS,
+    ("match", "ports"): _PORTS,
+    ("match", "rules"): '["rules/site.toml"]',
+    ("match", "tls"): '[match.tls] behind its [[match]], or tls = { client = "require" }',
+    ("match", "tls", "certificates"): '[{ chain = "mx.pem" }]',
+    ("match", "tls", "client_certificate"): '{ chain = "ours.pem" }',
     ("dns", "servers"): '["127.0.0.1"]',
 }
 

@@ -1,22 +1,27 @@
-"""The files the configuration names, and whether they can be had: found by `check`, and before `serve` listens.
+"""The files and accounts the configuration names, and whether they can be had: found by `check`, and before `serve`
+listens.
 
 Only names and permissions are looked at. What is in the files is not read here, and the CA's key is opened by nobody
 but the process that signs.
 """
 
+import grp
 import os
+import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from smtpproxy.config.tables import Config
+from smtpproxy.config.tls import TLSConfig
 from smtpproxy.config.values import Mistake
-from smtpproxy.policy.toml import KeyPath, Severity
+from smtpproxy.policy.toml import KeyPath, Severity, nearest, shown
 
-Use = Literal["read", "written", "directory"]
+Use = Literal["read", "written", "directory", "rules"]  # rules: a file, or a directory of them
 CA_KEY = "ca.key"
 CA_CERTIFICATE = "ca.crt"
+_BY_NAME: Mapping[str, Callable[[str], object]] = {"user": pwd.getpwnam, "group": grp.getgrnam}
 _OWNER = 0o077  # bits of a mode that must not be set where a file is for its owner alone
 _GROUP = 0o037  # where its group may read it, as service managers hand out secrets
 
@@ -34,8 +39,8 @@ class NamedFile(NamedTuple):
 
 
 def files(config: Config) -> list[NamedFile]:
-    """Every file and directory of the TLS settings, in the order they are named. Rules and audit are looked at by who
-    opens them."""
+    """Every file and directory of listeners and blocks and of the TLS settings, in the order they are named. The rules
+    for all and the audit are looked at by who opens them."""
     found: list[NamedFile] = []
 
     def add(what: str, path: str, *place: str | int, use: Use = "read", closed: int = 0) -> None:
@@ -43,10 +48,9 @@ def files(config: Config) -> list[NamedFile]:
             severity: Severity = "error" if place[0] == "ca" else "warning"
             found.append(NamedFile(what, Path(path), use, place, closed, severity))
 
-    for index, listener in enumerate(config.listeners):
-        here = ("listener", index, "tls")
-        own = listener.tls.client_certificate
-        for number, given in enumerate(listener.tls.certificates):
+    def add_tls(tls: TLSConfig, *here: str | int) -> None:
+        own = tls.client_certificate
+        for number, given in enumerate(tls.certificates):
             alone = 0 if given.key else _GROUP  # the key is in it too
             add("certificate chain", given.chain, *here, "certificates", number, "chain", closed=alone)
             add("private key", given.key, *here, "certificates", number, "key", closed=_GROUP)
@@ -54,7 +58,15 @@ def files(config: Config) -> list[NamedFile]:
             alone = 0 if own.key else _GROUP
             add("client certificate chain", own.chain, *here, "client_certificate", "chain", closed=alone)
             add("client certificate's private key", own.key, *here, "client_certificate", "key", closed=_GROUP)
-        add("roots", listener.tls.roots, *here, "roots")
+        add("roots", tls.roots, *here, "roots")
+
+    for index, listener in enumerate(config.listeners):
+        add_tls(listener.tls, "listener", index, "tls")
+    for index, match in enumerate(config.matches):
+        for number, path in enumerate(match.rules):
+            add("rules", path, "match", index, "rules", number, use="rules")
+        if match.tls is not None:
+            add_tls(match.tls, "match", index, "tls")
     add("key log", config.tls.keylog, "tls", "keylog", use="written")
     if config.ca.directory:
         add("directory of the CA", config.ca.directory, "ca", "directory", use="directory")
@@ -66,7 +78,7 @@ def files(config: Config) -> list[NamedFile]:
 
 
 def missing(config: Config) -> Iterator[Mistake]:
-    """What of `files` can't be had, and why."""
+    """What of `files` can't be had, and why; and who is not known here."""
     unusable: set[Path] = set()
     for file in files(config):
         if why := "" if file.path.parent in unusable else trouble(file):
@@ -74,6 +86,20 @@ def missing(config: Config) -> Iterator[Mistake]:
             ca = file.place == ("ca", "directory")
             mend = f"what `smtpproxy ca init --directory {_printable(config.ca.directory)}` makes" if ca else ""
             yield Mistake(file.place, f"{file.what} {_printable(str(file.path))}: {why}", mend)
+    yield from _unknown("user", config.process.user, "`useradd --system --no-create-home {}`")
+    yield from _unknown("group", config.process.group, "`groupadd --system {}`")
+
+
+def _unknown(kind: Literal["user", "group"], name: str, mend: str) -> Iterator[Mistake]:
+    """An account by a name that this machine does not know. Numbers need no name."""
+    if not name or name.isdecimal():
+        return
+    known = [one.pw_name for one in pwd.getpwall()] if kind == "user" else [one.gr_name for one in grp.getgrall()]
+    try:
+        _BY_NAME[kind](name)
+    except KeyError:
+        near = tuple(nearest(name, known))
+        yield Mistake(("process", kind), f"there is no {kind} {shown(name)} here", mend.format(name), nearest=near)
 
 
 def exposed(config: Config) -> Iterator[Mistake]:
@@ -102,6 +128,8 @@ def trouble(file: NamedFile) -> str:
         return (error.strerror or str(error)).lower()
     if file.use == "directory":
         return _may(file.path, os.R_OK | os.X_OK) if stat.S_ISDIR(found.st_mode) else "is not a directory"
+    if file.use == "rules" and stat.S_ISDIR(found.st_mode):
+        return _may(file.path, os.R_OK | os.X_OK)
     if stat.S_ISREG(found.st_mode):
         return _may(file.path, os.W_OK if file.use == "written" else os.R_OK)
     return "is a directory" if stat.S_ISDIR(found.st_mode) else "is not a file"  # opening a pipe could wait for ever

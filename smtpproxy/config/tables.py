@@ -6,28 +6,38 @@
   and importing this module fails until it is described here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, create_model, model_validator
 from pydantic.fields import FieldInfo
 
+from smtpproxy.config.cpus import usable_cpus
+from smtpproxy.config.inline import (
+    MOST_WORKERS,
+    Announce,
+    GatewayConfig,
+    InterceptConfig,
+    MatchConfig,
+    Mode,
+    Networks,
+    ProcessConfig,
+    Source,
+)
 from smtpproxy.config.tls import (
     AllTLSConfig,
     CAConfig,
     CertificateConfig,
     DNSConfig,
     TLSConfig,
-    ca_mistakes,
     listener_mistakes,
-    resolver_mistakes,
 )
 from smtpproxy.config.values import (
+    Endpoint,
     ListenEndpoint,
     ListenerName,
-    Mistake,
     Octets,
     Positive,
     Seconds,
@@ -35,6 +45,7 @@ from smtpproxy.config.values import (
     Table,
     setting,
     wrong,
+    wrong_missing,
     wrong_together,
 )
 from smtpproxy.policy.toml import shown
@@ -72,6 +83,13 @@ _PATIENCE: Mapping[str, tuple[str, str]] = {
 }
 
 
+def _server_is_said(server: Endpoint | None, info: ValidationInfo) -> Endpoint | None:
+    """Told with what else is wrong with the listener, so it can't wait until all of that is known to be right."""
+    if server is None and info.data.get("mode") == "forward":
+        raise wrong_missing("server", 'the server behind it; or mode = "redirect" or "tproxy", which know where to go')
+    return server
+
+
 def _different(listeners: tuple["ListenerConfig", ...]) -> tuple["ListenerConfig", ...]:
     names = [listener.name for listener in listeners]
     for name in names:
@@ -99,13 +117,57 @@ class ListenerConfig(Table):
     listen: ListenEndpoint = setting(
         ..., "where clients connect: `host:port`, `[v6]:port`; port 0 is any free one", "must be said"
     )
-    server: ServerEndpoint = setting(..., "the server behind it; without a port it is 25", "must be said")
+    mode: Mode = setting(
+        "forward",
+        "how clients come to it. `forward`: it is the server they know; `redirect`: the gateway's NAT leads them here;"
+        " `tproxy`: the gateway takes up what goes through it, and no address changes. `smtpproxy nft` prints what the"
+        " gateway needs for either",
+        "it needs nothing of the gateway",
+    )
+    server: Annotated[ServerEndpoint | None, Field(validate_default=True), AfterValidator(_server_is_said)] = setting(
+        None,
+        "the server behind it; without a port it is 25. Must be said with mode `forward`. With the others everything"
+        " goes there; not said, each connection goes where its client was going",
+        "with mode `forward` there is no other, with the others it is where mail would go without the proxy",
+    )
+    source: Source | None = setting(
+        None,
+        "the address the server sees. `own`: one of this machine; `client`: the client's, with any mode, if the"
+        " server's answers come back through this machine. It takes a privilege (CAP_NET_RAW), and routes as"
+        " `smtpproxy nft` prints them. Not said: `client` with mode `tproxy`, else `own`",
+        "it is what the mode is for",
+    )
+    reach: Networks = setting(
+        (),
+        "where clients may be led if `server` is not said: to these networks, and nowhere else. Empty: everywhere but"
+        " to this machine itself and to loopback, link-local, multicast and broadcast addresses, which must be named"
+        " here to be reached",
+        "what nobody but this machine could reach stays so",
+    )
+    proxy_from: Networks = setting(
+        (),
+        "networks of load balancers, of whom a PROXY header (version 1 or 2) is required: it says who the client is",
+        "who may say so can pretend to be anybody",
+    )
+    proxy_only: bool = setting(
+        True,
+        "with `proxy_from`: who is in none of those networks is refused. False: such a one is a client like any other,"
+        " and a header of it is refused",
+        "behind a load balancer nobody else has a reason to come",
+    )
+    announce: Announce = setting(
+        "none",
+        "how the server is told of the client. `proxy-v1`, `proxy-v2`: a PROXY header before all else, which the server"
+        " must expect; `xclient`, `xforward`: by that command, where the server offers it",
+        "few servers expect it of anybody",
+    )
     newlines: Literal["normalise", "refuse"] = setting(
         "normalise",
         "CR or LF alone in content: made CRLF, or refused with 550. Letting them pass is how mail is smuggled",
         "old devices send them and mean no harm; as CRLF they can do none",
     )
     tls: TLSConfig = TLSConfig()
+    intercept: InterceptConfig = InterceptConfig()
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -114,12 +176,31 @@ class ListenerConfig(Table):
 
     @property
     def server_name(self) -> str:
-        """The name or address the server's certificate must be for; a name without dot at its end (RFC 6066 §3)."""
-        return (self.tls.server_name or self.server.host).rstrip(".").lower()
+        """The name or address the server's certificate must be for; a name without dot at its end (RFC 6066 §3). Empty
+        where neither is known before a client comes."""
+        return (self.tls.server_name or (self.server.host if self.server else "")).rstrip(".").lower()
+
+    @property
+    def keeps_client(self) -> bool:
+        """The server sees the client's own address."""
+        return self.source == "client" or (self.source is None and self.mode == "tproxy")
 
     def posture(self) -> Posture:
         """What TLS is to be on its links. May ask the resolver for this machine's name, once and if it is needed."""
-        return self.tls.posture()
+        return self.tls.posture(says_hello=self.says_hello)
+
+    @property
+    def says_hello(self) -> bool:
+        """There may be an EHLO of our own."""
+        return self.announce == "xclient" or self.tls.says_hello
+
+
+class Variant(NamedTuple):
+    """A listener by its place in the configuration, a block (None: none), and what the two come to."""
+
+    listener: int
+    match: int | None
+    entry: ListenerConfig
 
 
 class LimitsConfig(Table):
@@ -172,6 +253,9 @@ class Config(Table):
     shipped_rules: bool = setting(
         True, "the rules that come with smtpproxy stand before those", "they say why each default is as it is"
     )
+    matches: Annotated[tuple[MatchConfig, ...], Field(strict=False)] = Field(default=(), alias="match")
+    process: ProcessConfig = ProcessConfig()
+    gateway: GatewayConfig = GatewayConfig()
     tls: AllTLSConfig = AllTLSConfig()
     ca: CAConfig = CAConfig()
     dns: DNSConfig = DNSConfig()
@@ -180,13 +264,27 @@ class Config(Table):
     audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
 
-    @model_validator(mode="after")
-    def _goes_together(self) -> Self:
-        mistakes = [Mistake(("ca", *mistake.place), *mistake[1:]) for mistake in ca_mistakes(self.ca)]
-        if any(listener.tls.verify == "dane" for listener in self.listeners):
-            mistakes += resolver_mistakes(self.dns)
-        wrong_together(mistakes)
-        return self
+    def effective(self, listener: ListenerConfig, match: MatchConfig) -> ListenerConfig:
+        """The listener as it is for what the block matches: what the block says stands in place of what the listener
+        says. The name of a server's certificate is that server's: another server, another name."""
+        said = {} if match.tls is None else {key: getattr(match.tls, key) for key in match.tls.model_fields_set}
+        if match.server is not None:
+            said = {"server_name": "", **said}
+        tls = listener.tls.model_copy(update=said)
+        return listener.model_copy(update={"tls": tls, "server": match.server or listener.server})
+
+    def variants(self) -> Iterator[Variant]:
+        """Every listener as it is, and as it is for each block that applies to it and looks at what passes."""
+        for index, listener in enumerate(self.listeners):
+            yield Variant(index, None, listener)
+            for number, match in enumerate(self.matches):
+                if not match.unseen and (not match.listeners or listener.name in match.listeners):
+                    yield Variant(index, number, self.effective(listener, match))
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that serve."""
+        return self.process.workers or min(usable_cpus(), MOST_WORKERS)
 
     @property
     def connections(self) -> int:
@@ -218,6 +316,13 @@ TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
     ("listener", "tls"): TLSConfig,
     ("listener", "tls", "certificates"): CertificateConfig,
     ("listener", "tls", "client_certificate"): CertificateConfig,
+    ("listener", "intercept"): InterceptConfig,
+    ("match",): MatchConfig,
+    ("match", "tls"): TLSConfig,
+    ("match", "tls", "certificates"): CertificateConfig,
+    ("match", "tls", "client_certificate"): CertificateConfig,
+    ("process",): ProcessConfig,
+    ("gateway",): GatewayConfig,
     ("tls",): AllTLSConfig,
     ("ca",): CAConfig,
     ("dns",): DNSConfig,

@@ -81,8 +81,8 @@ class TLSConfig(Table):
     )
     server_name: HostOrAddress = setting(
         "",
-        "the name the server's certificate must be for, and that it is asked for (SNI). Empty: the host of `server`;"
-        " say it where that is an address",
+        "the name the server's certificate must be for, and that it is asked for (SNI). Empty: the host of `server`, or"
+        " the address the client was going to; say it where it is to be a name and that is an address",
         "it is the name the server is known by here",
     )
     roots: FilePathOrNone = setting(
@@ -128,11 +128,12 @@ class TLSConfig(Table):
         demanded = self.client is ClientTLS.IMPLICIT and self.server is ServerTLS.MIRROR
         return demanded or self.server in (ServerTLS.UPGRADE, ServerTLS.REQUIRE)
 
-    def posture(self) -> Posture:
-        """The posture of a session. May ask the resolver for this machine's name, once and if it is needed."""
+    def posture(self, *, says_hello: bool = False) -> Posture:
+        """The posture of a session, which has an EHLO of our own for another reason than TLS if `says_hello`. May ask
+        the resolver for this machine's name, once and if it is needed."""
         if self.hello:
             hello = self.hello
-        elif self.says_hello:
+        elif says_hello or self.says_hello:
             hello = machine_hello()
         else:  # no EHLO of our own
             return Posture(self.client, self.server)
@@ -196,8 +197,9 @@ def _quoted(name: str, value: str) -> str:
     return f'{name} = "{value}"'
 
 
-def listener_mistakes(tls: TLSConfig, server: Endpoint) -> Iterator[Mistake]:
-    """What of a listener's TLS can't be meant; places are within the listener."""
+def listener_mistakes(tls: TLSConfig, server: Endpoint | None) -> Iterator[Mistake]:
+    """What of a listener's TLS can't be meant; places are within the listener. `server`: None where each connection
+    goes where its client was going."""
     verify = _quoted("verify", tls.verify)
     if tls.client is ClientTLS.PASSTHROUGH and tls.server is not ServerTLS.MIRROR:
         yield Mistake(
@@ -227,11 +229,17 @@ def listener_mistakes(tls: TLSConfig, server: Endpoint) -> Iterator[Mistake]:
         )
     if tls.verify == "mta-sts" and not tls.policy_domain:
         yield Mistake(("tls", "verify"), f"{verify} needs policy_domain", "the recipients' domain in policy_domain")
-    if tls.verify in ("dane", "mta-sts") and is_address(tls.server_name or server.host):
-        place = ("tls", "server_name") if tls.server_name else ("tls", "verify")
+    name = tls.server_name or (server.host if server else "")
+    if not name:
         yield Mistake(
-            place,
-            f"{verify} needs the server's name, and {tls.server_name or server.host} is an address",
+            ("tls", "verify"),
+            f"{verify} needs the server's name, and where a client is going is known by its address alone",
+            "the name in server_name, or server; a [[match]] for each server, where there are several",
+        )
+    elif tls.verify in ("dane", "mta-sts") and is_address(name):
+        yield Mistake(
+            ("tls", "server_name") if tls.server_name else ("tls", "verify"),
+            f"{verify} needs the server's name, and {name} is an address",
             "its name in server_name",
         )
 

@@ -5,6 +5,7 @@ with its place. What is wrong with several values together is a `Mistake` for ea
 """
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
 _LITERAL = re.compile(r"\[(?:IPv6:(?P<v6>[0-9A-Fa-f:.]+)|(?P<v4>[0-9.]+))\]")
 _LISTENER_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_ACCOUNT = re.compile(r"[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]*\$?")  # as useradd(8) has it, and more
+_INTERFACE = re.compile(r"[^\s/:\"\\*]{1,15}")  # dev_valid_name of Linux (IFNAMSIZ), and nothing nft reads otherwise
+_LONGEST_SOCKET = 107  # unix(7): sun_path, with a NUL at the end
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,12 @@ def wrong(message: str, expected: str, near: Sequence[str] = ()) -> PydanticCust
     return PydanticCustomError("smtpproxy", "{message}", context)
 
 
+def wrong_missing(key: str, expected: str) -> PydanticCustomError:
+    """Something must be said, and only sometimes: it is missing like what must always be said."""
+    context = {"message": f"{key} is missing", "expected": expected, "nearest": ()}
+    return PydanticCustomError("smtpproxy_missing", "{message}", context)
+
+
 class Mistake(NamedTuple):
     """What is wrong at a place, seen from elsewhere: from the whole of a table, or from the files it names. A warning
     is about what is valid and hardly meant."""
@@ -88,6 +100,7 @@ class Mistake(NamedTuple):
     message: str
     expected: str = ""
     severity: Severity = "error"
+    nearest: tuple[str, ...] = ()
 
 
 def wrong_together(mistakes: Iterable[Mistake]) -> None:
@@ -100,7 +113,9 @@ def _listen(value: object) -> Endpoint:
     try:
         return parse_endpoint(_string(value, '"0.0.0.0:25"'))
     except ValueError as error:
-        raise wrong(str(error), 'e.g. "127.0.0.1:2525", "[::]:25" for all, "localhost:0" for any free port') from None
+        raise wrong(
+            str(error), 'e.g. "127.0.0.1:2525", "[::]:25" for all of IPv6, "localhost:0" for any free port'
+        ) from None
 
 
 def _server(value: object) -> Endpoint:
@@ -124,6 +139,60 @@ def _resolver(value: object) -> Endpoint:
     if not endpoint.port:
         raise wrong("a resolver is not at port 0", expected)
     return endpoint
+
+
+def parse_network(text: str) -> Network:
+    """`"192.0.2.0/24"`, `"2001:db8::/32"`, or an address, which is a network of one.
+
+    Raises:
+        ValueError: it is none; the text names the one that was perhaps meant.
+    """
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a network") from None
+    if isinstance(network, ipaddress.IPv6Network) and "%" in text:
+        raise ValueError(f"{shown(text)} is not a network: it has an interface in it")
+    address, _, bits = text.partition("/")
+    meant = network
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is not None and network.prefixlen >= 96:  # nobody is seen by such an address
+        meant = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    elif bits and not bits.isdecimal():  # a netmask; ipaddress takes several kinds of them
+        pass
+    elif ipaddress.ip_address(address) == network.network_address:
+        return network
+    raise ValueError(f"{text} is no network; {meant} is")
+
+
+def _network(value: object) -> Network:
+    expected = 'e.g. "192.0.2.0/24", "2001:db8::/32", "192.0.2.7"'
+    try:
+        return parse_network(_string(value, '"192.0.2.0/24"'))
+    except ValueError as error:
+        raise wrong(str(error), expected) from None
+
+
+def _interface(value: str) -> str:
+    if not _INTERFACE.fullmatch(value) or value in (".", ".."):
+        raise wrong(f"{shown(value)} is not the name of an interface", 'e.g. "eth0", as `ip link` tells them')
+    return value
+
+
+def _account(value: str) -> str:
+    if value and not _ACCOUNT.fullmatch(value):
+        raise wrong(f"{shown(value)} is neither the name of an account nor its number", 'e.g. "smtpproxy"')
+    return value
+
+
+def _socket_path(value: str) -> str:
+    if not _file_or_none(value):
+        return value
+    if not value.startswith("/"):
+        raise wrong(f"{shown(value)} is not an absolute path", 'e.g. "/run/smtpproxy/control"')
+    if len(os.fsencode(value)) > _LONGEST_SOCKET:
+        raise wrong(f"{shown(value)} is too long for a socket", f"at most {_LONGEST_SOCKET} octets")
+    return value
 
 
 def _string(value: object, expected: str) -> str:
@@ -194,6 +263,11 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 HostOrAddress = Annotated[str, AfterValidator(_host_or_address)]
 Hello = Annotated[str, AfterValidator(_hello)]
 ListenerName = Annotated[str, AfterValidator(_listener_name)]
+NetworkValue = Annotated[Network, BeforeValidator(_network)]
+Interface = Annotated[str, AfterValidator(_interface)]
+Account = Annotated[str, AfterValidator(_account)]
+SocketPath = Annotated[str, AfterValidator(_socket_path)]
+Port = Annotated[int, Field(gt=0, le=65_535)]
 Positive = Annotated[int, Field(gt=0, le=2**62)]
 Octets = Annotated[int, BeforeValidator(_octets), Field(gt=0, le=2**62)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -205,9 +279,10 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
 
 
-def setting(default: Any, meaning: str, why: str, *, path: bool = False) -> Any:
+def setting(default: Any, meaning: str, why: str, *, path: bool = False, absolute: bool = False) -> Any:
     """A setting: its default (`...`: it must be said), what it means, why that default.
 
-    `path`: it names a file or directory, or several, and is relative to the configuration file.
+    `path`: it names a file or directory, or several, and is relative to the configuration file. `absolute`: it is found
+    from wherever one is.
     """
-    return Field(default, description=meaning, json_schema_extra={"why": why, "path": path})
+    return Field(default, description=meaning, json_schema_extra={"why": why, "path": path, "absolute": absolute})
