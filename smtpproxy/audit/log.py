@@ -4,6 +4,9 @@ Records are collected during a turn of the driver and written together before an
 is dropped: if the file can't be written, `flush` says so and keeps everything, and whoever drives the sessions waits.
 A line is only ever written once, and what was written of it when the disk filled up is gone on with.
 
+Several processes may write one file or pipe (`WriteLock`): each writes whole lines, and an end for one that was cut off
+when the process that wrote it was killed.
+
 `flush` never blocks. A pipe or socket (standard output under a service manager) is written only where the kernel says
 that there is room, a piece at a time, whether or not somebody made it non-blocking: a reader that hangs must not keep
 the proxy from hearing a signal.
@@ -25,7 +28,9 @@ from smtpproxy.session.records import AuditRecord
 
 VERSION = 1
 PIECE = 4096  # octets a pipe with room for any takes without blocking (POSIX: PIPE_BUF)
-PATIENT = 10  # flushes in a row that a full pipe may fail before that is trouble
+PATIENT = 10  # flushes in a row that a full pipe may fail before that is trouble, or another process's turn
+TURNS = 50  # times that others are let go first, within one flush; a turn takes as long as a write
+_LINE_END = 10  # "\n", as bytes have it
 
 
 def open_file(path: str) -> int:
@@ -54,6 +59,69 @@ def open_file(path: str) -> int:
     return descriptor
 
 
+class WriteLock:
+    """Whose turn it is to write, among the processes that have the same file of memory: those that were forked from the
+    one that made it, and whoever is given its descriptor.
+
+    It is had from the first octet of a line to the last, be that several flushes. The kernel takes it from a process
+    that dies (fcntl(2): it belongs to the process, whatever was forked from it). One octet of the file tells whether
+    a line is begun: who finds it so, and has not begun one, knows that the line was cut off.
+
+    Args:
+        descriptor: of such a file. Not said: a new one is made. No copy of it may be closed while the lock is had.
+
+    Raises:
+        OSError: there can be none.
+    """
+
+    def __init__(self, descriptor: int = -1) -> None:
+        self._file = os.memfd_create("smtpproxy-audit") if descriptor < 0 else descriptor
+        if descriptor < 0:
+            os.write(self._file, b"\0")
+        self._begun = False  # by us
+
+    def fileno(self) -> int:
+        """To be passed on; it is close-on-exec if it was made here."""
+        return self._file
+
+    def take(self) -> bool:
+        """Our turn, from here to `leave`; True if a line was cut off, and needs an end first.
+
+        Raises:
+            BlockingIOError: it is another's, and will be for a while.
+        """
+        if self._begun:
+            return False
+        for _ in range(TURNS):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                return os.pread(self._file, 1, 0) == b"\1"
+            except BlockingIOError:
+                os.sched_yield()
+        raise BlockingIOError(errno.EAGAIN, "another worker is in the middle of a line")
+
+    def begin(self) -> None:
+        """Something is about to be written."""
+        if not self._begun:
+            os.pwrite(self._file, b"\1", 0)
+
+    def wrote(self, last: int) -> None:
+        """It was; this is its last octet."""
+        self._begun = last != _LINE_END
+        if not self._begun:
+            os.pwrite(self._file, b"\0", 0)
+
+    def wrote_nothing(self, *, cut_off: bool) -> None:
+        """It was not; all is as it was before."""
+        if not self._begun and not cut_off:
+            os.pwrite(self._file, b"\0", 0)
+
+    def leave(self) -> None:
+        """The next one's turn, unless we are in the middle of a line."""
+        if not self._begun:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1)
+
+
 class AuditLog:
     """Where the records of all sessions of one process go.
 
@@ -61,6 +129,7 @@ class AuditLog:
         descriptor: an open file descriptor; not closed here.
         wall: the time of day, in seconds since 1970, for a session's clock reading.
         trouble: told once when writing fails, and once (with None) when it goes on.
+        lock: of those who write there too.
     """
 
     def __init__(
@@ -69,10 +138,12 @@ class AuditLog:
         *,
         wall: Callable[[float], float],
         trouble: Callable[[OSError | None], None] = lambda error: None,
+        lock: WriteLock | None = None,
     ) -> None:
         self._descriptor = descriptor
         self._wall = wall
         self._trouble = trouble
+        self._lock = lock
         self._failures = 0  # in a row
         self._told = False
         mode = os.fstat(descriptor).st_mode
@@ -134,13 +205,38 @@ class AuditLog:
         """All that is left, or as much as there is room for.
 
         Raises:
-            OSError: there is no room for more now; BlockingIOError if that is only because a reader is slow.
+            OSError: there is no room for more now; BlockingIOError if that is only because a reader is slow, or another
+                process has not finished.
         """
+        if self._lock is None:
+            self._write_rest()
+            return
+        cut_off = self._lock.take()
+        try:
+            if cut_off:
+                self._put(b"\n", cut_off=True)
+            self._write_rest()
+        finally:
+            self._lock.leave()
+
+    def _write_rest(self) -> None:
         rest = memoryview(self._rest)
         while self._at < len(rest):
-            if self._poll is None:
-                self._at += os.write(self._descriptor, rest[self._at :])
-            elif self._poll.poll(0):
-                self._at += os.write(self._descriptor, rest[self._at : self._at + PIECE])
-            else:
+            self._at += self._put(rest[self._at :])
+
+    def _put(self, octets: bytes | memoryview, *, cut_off: bool = False) -> int:
+        """How many of these there was room for, at least one."""
+        if self._poll is not None:
+            if not self._poll.poll(0):
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            octets = octets[:PIECE]
+        if self._lock is None:
+            return os.write(self._descriptor, octets)
+        self._lock.begin()
+        try:
+            written = os.write(self._descriptor, octets)
+        except OSError:
+            self._lock.wrote_nothing(cut_off=cut_off)
+            raise
+        self._lock.wrote(octets[written - 1])
+        return written

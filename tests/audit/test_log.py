@@ -1,14 +1,17 @@
 """The audit file: whole lines in order, nothing lost, nothing twice, whatever becomes of the disk or the reader."""
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.audit.log import PATIENT, PIECE, AuditLog, open_file
+from smtpproxy.audit.log import PATIENT, PIECE, AuditLog, WriteLock, open_file
 from smtpproxy.session.records import AuditRecord, Kind
 from tests.peers import unavailable
 
@@ -36,14 +39,15 @@ def _note(number: int, size: int = 0) -> AuditRecord:
     return AuditRecord(Kind.NOTE, float(number), detail={"number": number, "filler": "x" * size})
 
 
-def _log(descriptor: int, told: Told | None = None) -> AuditLog:
-    return AuditLog(descriptor, wall=lambda at: 1_700_000_000 + at, trouble=told or Told())
+def _log(descriptor: int, told: Told | None = None, lock: WriteLock | None = None) -> AuditLog:
+    return AuditLog(descriptor, wall=lambda at: 1_700_000_000 + at, trouble=told or Told(), lock=lock)
 
 
 @contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
+def _pipe(writes: int = 1) -> Iterator[tuple[int, int]]:
+    """A pipe with room for so many writes, of up to 4096 octets each."""
     reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, writes * 4096)
     try:
         yield reading, writing
     finally:
@@ -254,8 +258,6 @@ def test_a_reader_that_is_gone_is_trouble() -> None:
 
 def test_a_socket_is_as_good_as_a_pipe() -> None:
     """journald gives one."""
-    import socket
-
     ours, theirs = socket.socketpair()
     with ours, theirs:
         log = _log(ours.fileno())
@@ -348,3 +350,271 @@ def test_two_processes_do_not_cut_each_others_lines(tmp_path: Path) -> None:
     lines = _lines(path.read_bytes())
     assert [line["n"] for line in lines if line["session"] == "a"] == list(range(2000))
     assert [line["n"] for line in lines if line["session"] == "b"] == list(range(2000))
+
+
+# -------------------------------------------------------------------------------- several processes, one file or pipe
+
+
+class Writer:
+    """A forked process that writes with this lock when it is told to, and can be killed."""
+
+    def __init__(self, descriptor: int, lock: WriteLock, session: str, size: int = 0) -> None:
+        self._here, there = socket.socketpair()
+        self._here.settimeout(20)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads behind
+            self.pid = os.fork()
+        if self.pid == 0:
+            self._here.close()
+            try:
+                self._work(there, descriptor, lock, session, size)
+            finally:
+                os._exit(0)
+        there.close()
+
+    @staticmethod
+    def _work(orders: socket.socket, descriptor: int, lock: WriteLock, session: str, size: int) -> None:
+        told = Told()
+        log = _log(descriptor, told, lock)
+        record = log.session(session)
+        number = 0
+        while order := orders.recv(1):
+            if order == b"r":
+                record(_note(number, size))
+                number += 1
+            if order == b"w":  # as the reactor does, which waits a little in between
+                while not log.flush():
+                    pass
+            orders.send(b"y" if order == b"r" or log.flush() else b"T" if told.errors else b"n")
+
+    def __call__(self, order: str) -> str:
+        """r: record something; f: flush; w: flush until that is done. y: it is; n: not yet; T: not, and told so."""
+        self._here.sendall(order.encode())
+        return self._here.recv(1).decode()
+
+    def begin(self, order: str) -> None:
+        """Have it done without waiting for it."""
+        self._here.sendall(order.encode())
+
+    def done(self) -> str:
+        """What came of it."""
+        return self._here.recv(1).decode()
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self._here.close()
+
+
+@contextmanager
+def _writers(descriptor: int, lock: WriteLock, *sizes: int) -> Iterator[list[Writer]]:
+    writers = [Writer(descriptor, lock, f"{number}", size) for number, size in enumerate(sizes)]
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            if writer._here.fileno() >= 0:
+                writer.kill()
+
+
+@pytest.fixture
+def lock() -> Iterator[WriteLock]:
+    lock = WriteLock()
+    yield lock
+    os.close(lock.fileno())
+
+
+def _sessions(octets: bytes) -> list[tuple[str, int]]:
+    return [(line["session"], line["number"]) for line in _lines(octets)]
+
+
+def _read(descriptor: int) -> bytes:
+    """All that is in the pipe."""
+    got = b""
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while octets := os.read(descriptor, 65_536):
+            got += octets
+    return got
+
+
+def test_processes_take_turns(file: tuple[Path, int], lock: WriteLock) -> None:
+    path, descriptor = file
+    with _writers(descriptor, lock, 0, 0) as (one, two):
+        for writer in (one, two, one):
+            assert (writer("r"), writer("f")) == ("y", "y")
+    assert _sessions(path.read_bytes()) == [("0", 0), ("1", 0), ("0", 1)]
+
+
+def test_whole_lines_from_many_processes_through_a_full_pipe(lock: WriteLock) -> None:
+    """Each line is longer than what a pipe takes at once, and the reader is slow: without the lock they would mix."""
+    with _pipe(4) as (reading, writing), _writers(writing, lock, *[3 * PIECE] * 3) as writers:
+        for writer in writers:
+            for _ in range(20):
+                assert writer("r") == "y"
+            writer.begin("w")
+        got = b""
+        while got.count(b"\n") < 60:
+            got += os.read(reading, 1000)
+        assert [writer.done() for writer in writers] == ["y"] * 3
+    assert sorted(_sessions(got)) == [(str(session), number) for session in range(3) for number in range(20)]
+
+
+def test_who_is_in_the_middle_of_a_line_is_waited_for_without_blocking(lock: WriteLock) -> None:
+    """Across flushes; and that is no trouble at first."""
+    with _pipe(4) as (reading, writing), _writers(writing, lock, 6 * PIECE, 0) as (one, two):
+        one("r"), two("r")
+        assert one("f") == "n"  # half a line is in the pipe
+        got = _read(reading)
+        assert got.count(b"\n") == 0
+        for _ in range(PATIENT - 1):
+            assert two("f") == "n"  # there is room, and it is not its turn
+        assert two("f") == "T"
+        assert _read(reading) == b""
+        while one("f") != "y":
+            got += _read(reading)
+        assert two("f") == "y"
+        assert _sessions(got + _read(reading)) == [("0", 0), ("1", 0)]
+
+
+def test_why_it_is_not_written_is_told(lock: WriteLock) -> None:
+    with _pipe(4) as (reading, writing), _writers(writing, lock, 6 * PIECE) as (one,):
+        one("r"), one("f")
+        why: list[str] = []
+        log = AuditLog(writing, wall=lambda at: at, lock=lock, trouble=lambda error: why.append(str(error)))
+        log.session("a")(_note(1))
+        for _ in range(PATIENT):
+            assert not log.flush()
+        assert why == ["[Errno 11] another worker is in the middle of a line"]
+        got = _read(reading)
+        while one("f") != "y":
+            got += _read(reading)
+        assert log.flush()
+        assert why[1:] == ["None"]
+        assert _sessions(got + _read(reading)) == [("0", 0), ("a", 1)]
+
+
+def test_who_has_not_begun_a_line_lets_others_go_first(lock: WriteLock) -> None:
+    """A pipe that has no room at all: nobody has the lock for it."""
+    with _pipe(4) as (reading, writing), _writers(writing, lock, 0, 0) as (one, two):
+        assert [os.write(writing, bytes(PIECE)) for _ in range(4)] == [PIECE] * 4
+        one("r"), two("r")
+        assert (one("f"), two("f")) == ("n", "n")
+        os.read(reading, 4 * PIECE)
+        assert (two("f"), one("f")) == ("y", "y")
+        assert _sessions(_read(reading)) == [("1", 0), ("0", 0)]
+
+
+def test_a_line_cut_off_by_a_kill_is_ended_by_the_next_who_writes(lock: WriteLock) -> None:
+    """The cut stays visible, every other line can be read, and the lock is free."""
+    with _pipe(4) as (reading, writing), _writers(writing, lock, 6 * PIECE, 0, 0) as (one, two, three):
+        one("r"), two("r"), three("r")
+        assert one("f") == "n"
+        one.kill()
+        assert two("f") == "n"  # there is no room for the end of that line
+        assert three("f") == "n"
+        cut = _read(reading)
+        assert (three("f"), two("f")) == ("y", "y")
+        got = _read(reading)
+        assert cut + got[:1] == cut[: 4 * PIECE] + b"\n"
+        assert _sessions(got[1:]) == [("2", 0), ("1", 0)]
+
+
+def test_a_kill_between_lines_leaves_nothing_to_mend(file: tuple[Path, int], lock: WriteLock) -> None:
+    path, descriptor = file
+    with _writers(descriptor, lock, 0, 0) as (one, two):
+        one("r"), one("f"), one("r")
+        one.kill()
+        two("r"), two("f")
+    assert _sessions(path.read_bytes()) == [("0", 0), ("1", 0)]
+
+
+def test_a_write_that_fails_begins_no_line(lock: WriteLock) -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    with _writers(descriptor, lock, 0) as (one,), _pipe(4) as (reading, writing):
+        one("r")
+        assert one("f") == "T"
+        other = _log(writing, lock=lock)
+        other.session("a")(_note(1))
+        assert other.flush()
+        assert _sessions(_read(reading)) == [("a", 1)]
+    os.close(descriptor)
+
+
+def test_a_cut_that_could_not_be_ended_is_ended_by_the_next(lock: WriteLock) -> None:
+    """The disk is full when somebody tries to."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    with _pipe(4) as (reading, writing), _writers(writing, lock, 6 * PIECE) as (one,):
+        one("r"), one("f")
+        one.kill()
+        _read(reading)
+        unlucky, lucky = _log(full, lock=lock), _log(writing, lock=lock)
+        for number, log in enumerate((unlucky, lucky)):
+            log.session("a")(_note(number))
+        assert not unlucky.flush()
+        assert lucky.flush()
+        assert _read(reading)[:1] == b"\n"
+        os.dup2(writing, full)
+        assert unlucky.flush()
+        assert _sessions(_read(reading)) == [("a", 0)]
+    os.close(full)
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_line_keeps_others_from_cutting_it(
+    file: tuple[Path, int], lock: WriteLock
+) -> None:
+    path, descriptor = file
+    log = _log(descriptor, lock=lock)
+    record = log.session("a")
+    for number in range(20):
+        record(_note(number, 100))
+    with _writers(descriptor, lock, 0) as (other,):
+        other("r")
+        with _file_size(1000):
+            assert not log.flush()
+        assert other("f") == "n"
+        record(_note(20, 100))
+        assert log.flush()
+        assert other("f") == "y"
+    assert _sessions(path.read_bytes()) == [*(("a", number) for number in range(21)), ("0", 0)]
+
+
+def test_a_line_cut_off_by_a_full_disk_and_a_kill_is_ended(file: tuple[Path, int], lock: WriteLock) -> None:
+    """It tried again in between, and nothing could be written."""
+    path, descriptor = file
+    with _file_size(1000), _writers(descriptor, lock, 2000) as (one,):
+        one("r")
+        assert [one("f"), one("f")] == ["T", "T"]
+    log = _log(descriptor, lock=lock)
+    log.session("a")(_note(1))
+    assert log.flush()
+    cut, whole = path.read_bytes().splitlines()
+    assert (len(cut), json.loads(whole)["number"]) == (1000, 1)
+
+
+def test_a_lock_can_be_passed_on_to_another_program(lock: WriteLock, file: tuple[Path, int]) -> None:
+    """A new version takes over while the old one still writes: both have the same."""
+    path, descriptor = file
+    assert not os.get_inheritable(lock.fileno())
+    code = (
+        "import sys; from smtpproxy.audit.log import *; from smtpproxy.session.records import *\n"
+        "log = AuditLog(int(sys.argv[1]), wall=lambda at: at, lock=WriteLock(int(sys.argv[2])))\n"
+        "log.session('b')(AuditRecord(Kind.NOTE, 0.0, detail={'number': 7}))\n"
+        "while not log.flush(): print('waits', flush=True); sys.stdin.readline()\n"
+    )
+    log = _log(descriptor, lock=lock)
+    log.session("a")(_note(0, 5000))
+    with _file_size(1000):
+        assert not log.flush()
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(descriptor), str(lock.fileno())],
+        pass_fds=(descriptor, lock.fileno()),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"waits\n"
+        assert log.flush()
+        other.communicate(b"go on\n", 20)
+    assert _sessions(path.read_bytes()) == [("a", 0), ("b", 7)]
