@@ -1,4 +1,4 @@
-"""The command line: `smtpproxy serve`, `check`, `ca`, `explain`, `demo` and `completion`.
+"""The command line: `smtpproxy serve`, `check`, `status`, `nft`, `doctor`, `ca`, `explain`, `demo` and `completion`.
 
 This is where the floors are wired together, and nothing else happens here: a command reads its options, calls what
 does the work, prints, and ends with one of the exit codes below. What is heavy to import is imported by the command
@@ -7,6 +7,7 @@ that needs it, so that `--help` and completion answer at once.
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,17 +18,20 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from smtpproxy import __version__
 from smtpproxy.ca_cli import ca as ca_group
+from smtpproxy.gateway_cli import doctor, nft
+from smtpproxy.status_cli import status
 
 if TYPE_CHECKING:
-    from smtpproxy.config import Config
-    from smtpproxy.policy.judge import Judge
-    from smtpproxy.policy.load import Loaded
+    from smtpproxy.net.setup import Setup
     from smtpproxy.policy.toml import Problem
 
-# As in session.postures and config.tls, which are not imported to say --help; a test compares them.
+# As in session.postures, config.tls and config.inline, which are not imported to say --help; a test compares them.
 CLIENT_TLS = ("mirror", "offer", "require", "implicit", "refuse", "passthrough")
 SERVER_TLS = ("mirror", "upgrade", "require", "implicit", "never")
 VERIFY = ("record", "verify", "dane", "mta-sts")
+MODES = ("forward", "redirect", "tproxy")
+SOURCES = ("own", "client")
+ANNOUNCE = ("none", "proxy-v1", "proxy-v2", "xclient", "xforward")
 
 WRONG = 2  # configuration, rules or usage
 
@@ -42,7 +46,7 @@ Exit codes:
 
 
 @click.group(
-    commands=[ca_group],
+    commands=[ca_group, nft, doctor, status],
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -70,7 +74,36 @@ def cli() -> None:
     metavar="HOST:PORT",
     help="Where clients connect, in place of the file's listeners; port 0 is any free one. May be repeated.",
 )
-@click.option("--server", metavar="HOST:PORT", help="The server behind every listener. Without a port it is 25.")
+@click.option(
+    "--server",
+    metavar="HOST:PORT",
+    help="The server behind every listener. Without a port it is 25. With --mode redirect or tproxy it need not be"
+    " said: each connection goes where its client was going.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help="How clients come here: forward, it is the server they know; redirect, by the gateway's NAT; tproxy, by being"
+    " on the way, and no address changes. `smtpproxy nft` prints what the gateway needs.",
+)
+@click.option(
+    "--source",
+    type=click.Choice(SOURCES),
+    help="The address the server sees: this machine's own, or the client's. It is the client's with --mode tproxy.",
+)
+@click.option(
+    "--announce",
+    type=click.Choice(ANNOUNCE),
+    help="How the server is told of the client: by a PROXY header, which it must expect, or by XCLIENT or XFORWARD"
+    " where it offers them.",
+)
+@click.option(
+    "--proxy-from",
+    multiple=True,
+    metavar="NET",
+    help="A network of load balancers: they say by a PROXY header who the client is, and nobody else is served. May be"
+    " repeated.",
+)
 @click.option(
     "--rules",
     multiple=True,
@@ -126,10 +159,18 @@ def cli() -> None:
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The least the proxy says of itself."
 )
+@click.option("--workers", type=int, metavar="N", help="Processes that serve; 0: as many as there are CPUs for them.")
+@click.option(
+    "--user", metavar="NAME", help="Who they become once the listeners are open, where it is started as root."
+)
 def serve(
     config: Path | None,
     listen: Sequence[str],
     server: str | None,
+    mode: str | None,
+    source: str | None,
+    announce: str | None,
+    proxy_from: Sequence[str],
     rules: Sequence[str],
     no_shipped_rules: bool,
     audit: str | None,
@@ -142,15 +183,20 @@ def serve(
     certificate: Sequence[str],
     ca: str | None,
     log_level: str | None,
+    workers: int | None,
+    user: str | None,
 ) -> None:
     """Run the proxy until it is told to stop.
 
-    Options take the place of what the configuration file says. With --listen and --server no file is needed. Where it
-    listens is said on standard error, one line each; before that, what `smtpproxy check` would tell: a warning keeps
-    nothing from starting.
+    Options take the place of what the configuration file says. With --listen, and --server or --mode, no file is
+    needed. Where it listens is said on standard error, one line each; before that, what `smtpproxy check` would tell: a
+    warning keeps nothing from starting.
 
-    SIGTERM or Ctrl-C: what is in flight is finished, then it ends; a second one stops it at once. SIGHUP: the rules
-    are read again, for new sessions; if anything in them is wrong the ones in force stay.
+    \b
+    SIGTERM, Ctrl-C  what is in flight is finished, then it ends; a second one stops it at once
+    SIGHUP           configuration, rules and certificates are read again, for new sessions; if anything in them is
+                     wrong, what is in force stays
+    SIGUSR2          the program is started anew (another version, perhaps) and takes over; no session is cut
 
     TLS ends here and begins anew: unless something else is said, STARTTLS is offered where the server has it, both
     links are encrypted or none, and what fails is refused, never sent in clear. The listener's tls table in the file
@@ -167,16 +213,20 @@ def serve(
       smtpproxy serve --listen 127.0.0.1:2525 --server 192.0.2.1 --server-tls require --verify verify \\
                       --server-name mail.internal.example --roots /etc/smtpproxy/internal-ca.pem
       smtpproxy serve --listen 0.0.0.0:465 --server mx.example --client-tls implicit --ca /etc/smtpproxy/ca
+      smtpproxy serve --listen '[::]:2525' --listen 0.0.0.0:2525 --mode tproxy --user smtpproxy
+      smtpproxy serve --listen 0.0.0.0:25 --server mx.example --proxy-from 10.0.0.0/24 --announce proxy-v2
     """
-    from smtpproxy.config import ConfigError, Override, load_config
-    from smtpproxy.net.looking import look, look_at_rules
-    from smtpproxy.policy.load import load_rules
+    from smtpproxy.config import Override
+    from smtpproxy.net.reading import read
 
-    warnings: list[Problem] = []
     listeners = [{"name": f"smtp-{number}", "listen": where} for number, where in enumerate(listen, 1)]
     options = [
         (("listener",), listeners, "--listen"),
         (("listener", "*", "server"), server, "--server"),
+        (("listener", "*", "mode"), mode, "--mode"),
+        (("listener", "*", "source"), source, "--source"),
+        (("listener", "*", "announce"), announce, "--announce"),
+        (("listener", "*", "proxy_from"), list(proxy_from), "--proxy-from"),
         (("listener", "*", "newlines"), newlines, "--newlines"),
         (("rules",), list(rules), "--rules"),
         (("shipped_rules",), False if no_shipped_rules else None, "--no-shipped-rules"),
@@ -189,26 +239,25 @@ def serve(
         (("listener", "*", "tls", "certificates"), [{"chain": file} for file in certificate], "--certificate"),
         (("ca", "directory"), ca, "--ca"),
         (("log", "level"), log_level, "--log-level"),
+        (("process", "workers"), workers, "--workers"),
+        (("process", "user"), user, "--user"),
     ]
-    try:
-        given = [Override(*option) for option in options if option[1] not in (None, [])]
-        settings = load_config(config, given, look=look, warn=warnings.append)
-    except ConfigError as error:
-        _complain(error.problems)
-        # The rules can be looked at all the same where the command line says which they are.
-        _complain(load_rules(_paths(rules), shipped=not no_shipped_rules).problems)
+    given = [Override(*option) for option in options if option[1] not in (None, [])]
+
+    def load() -> "Setup | None":
+        found = read(config, given, rules=_paths(rules), shipped=not no_shipped_rules)
+        _complain(found.problems)
+        if found.setup is not None:
+            _set_up_log(found.setup.config.log.level, found.setup.config.log.format)
+        return found.setup
+
+    setup = load()
+    if setup is None:
         sys.exit(WRONG)
-    loaded = load_rules(settings.rule_paths, shipped=settings.shipped_rules)
-    _complain([*warnings, *loaded.problems, *look_at_rules(settings, loaded.rules)])
-    if not loaded.ok:
-        sys.exit(WRONG)
+    _look_at_gateway(setup)
+    from smtpproxy.net.workers import run
 
-    import trio
-
-    from smtpproxy.net.service import run
-
-    _set_up_log(settings.log.level, settings.log.format)
-    sys.exit(trio.run(run, settings, _loader(settings, loaded)))
+    sys.exit(run(setup, load, _same_again()))
 
 
 @cli.command(short_help="Tell everything that is wrong with configuration and rules.")
@@ -229,32 +278,22 @@ def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
       smtpproxy check --rules rules/site.toml
       smtpproxy check --config smtpproxy.toml --json | jq .problems
     """
-    from smtpproxy.config import ConfigError, Override, load_config
-    from smtpproxy.net.looking import look, look_at_rules
-    from smtpproxy.policy.load import load_rules
+    from smtpproxy.config import Override
+    from smtpproxy.net.reading import read
 
-    problems: list[Problem] = []
-    paths, shipped, listeners, settings = _paths(rules), True, 0, None
-    try:
-        given = [Override(("rules",), list(rules), "--rules")] if rules else []
-        settings = load_config(config, given, listeners=config is not None, look=look, warn=problems.append)
-    except ConfigError as error:
-        problems += error.problems
-    else:
-        paths, shipped, listeners = list(settings.rule_paths), settings.shipped_rules, len(settings.listeners)
-    loaded = load_rules(paths, shipped=shipped)
-    problems += loaded.problems
-    if settings is not None:
-        problems += look_at_rules(settings, loaded.rules)
+    given = [Override(("rules",), list(rules), "--rules")] if rules else []
+    found = read(config, given, rules=_paths(rules), listeners=config is not None)
+    problems = found.problems
     ok = not any(problem.severity == "error" for problem in problems)
+    listeners = len(found.config.listeners) if found.config is not None else 0
     if as_json:
-        found = {"ok": ok, "listeners": listeners, "rules": len(loaded.rules)}
-        click.echo(json.dumps({**found, "problems": [problem.as_json() for problem in problems]}))
+        said = {"ok": ok, "listeners": listeners, "rules": found.rules}
+        click.echo(json.dumps({**said, "problems": [problem.as_json() for problem in problems]}))
     else:
         for problem in problems:
             click.echo(problem.show())
         if ok:
-            click.echo(f"ok: {_count(listeners, 'listener')}, {_count(len(loaded.rules), 'rule')}")
+            click.echo(f"ok: {_count(listeners, 'listener')}, {_count(found.rules, 'rule')}")
     sys.exit(0 if ok else WRONG)
 
 
@@ -342,6 +381,26 @@ def main() -> None:
     cli(prog_name="smtpproxy")
 
 
+def _look_at_gateway(setup: "Setup") -> None:
+    """What can be told in no time of what the gateway lacks; nothing of it keeps the proxy from starting."""
+    import structlog
+
+    from smtpproxy.gateway.doctor import look
+
+    log = structlog.get_logger()
+    for finding in look(setup.config):
+        log.warning("this machine lacks something", check=finding.check, what=finding.what, mend=finding.mend)
+
+
+def _same_again() -> list[str]:
+    """What starts the program as this one was started. The script by its own name: what stands there by then may be
+    another version's, with another interpreter in its first line."""
+    program = Path(sys.argv[0])
+    if os.access(program, os.X_OK):
+        return [str(program.absolute()), *sys.argv[1:]]
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
 def _paths(rules: Iterable[str]) -> list[Path]:
     return [Path(rule) for rule in rules]
 
@@ -353,25 +412,6 @@ def _complain(problems: Iterable["Problem"]) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _loader(config: "Config", loaded: "Loaded") -> Callable[[], "Judge | None"]:
-    """What the service calls for its judge: first for the rules that have just been checked, later to read them again.
-    None, and the problems on standard error, if they are wrong."""
-    from smtpproxy.policy.judge import Judge
-    from smtpproxy.policy.load import load_rules
-
-    checked = [loaded]
-
-    def load() -> Judge | None:
-        if checked:
-            now = checked.pop()
-        else:
-            now = load_rules(config.rule_paths, shipped=config.shipped_rules)
-            _complain(now.problems)
-        return Judge(now.rules, recipients=config.limits_table().recipients) if now.ok else None
-
-    return load
 
 
 def _set_up_log(level: str, form: str) -> None:

@@ -1,10 +1,12 @@
 """The command line: what it prints, where, and with which exit code; and that every --help teaches by example."""
 
 import json
+import pwd
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy import __version__
-from smtpproxy.cli import CLIENT_TLS, SERVER_TLS, VERIFY, _loader, cli
-from smtpproxy.config import Config
+from smtpproxy.cli import ANNOUNCE, CLIENT_TLS, MODES, SERVER_TLS, SOURCES, VERIFY, cli
+from smtpproxy.config.inline import Announce, Mode, Source
 from smtpproxy.config.tls import Verify
+from smtpproxy.net.setup import Load, Setup
 from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
 from smtpproxy.session.postures import ClientTLS, ServerTLS
@@ -43,7 +46,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # ------------------------------------------------------------------------------------------------------------ help
 
-COMMANDS = ["serve", "check", "ca", "explain", "demo", "completion"]
+COMMANDS = ["serve", "check", "status", "nft", "doctor", "ca", "explain", "demo", "completion"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
@@ -193,14 +196,14 @@ def test_explain_wants_a_name_or_list() -> None:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `serve` gives the service, which is not started."""
+    """What `serve` gives the supervisor, which is not started."""
     given: dict[str, Any] = {}
 
-    async def not_run(config: Config, load: object) -> int:
-        given.update(config=config, load=load)
+    def not_run(setup: Setup, load: Load, argv: Sequence[str]) -> int:
+        given.update(config=setup.config, load=load, judge=setup.judges[""])
         return 3
 
-    monkeypatch.setattr("smtpproxy.net.service.run", not_run)
+    monkeypatch.setattr("smtpproxy.net.workers.run", not_run)
     monkeypatch.setattr("smtpproxy.cli._set_up_log", lambda level, form: given.update(log=(level, form)))
     return given
 
@@ -216,8 +219,8 @@ def test_serve_gives_the_service_what_was_said(site: Path, service: dict[str, An
     ]
     assert (config.rules, config.shipped_rules, config.audit.file) == (("good.toml",), True, "a.jsonl")
     assert service["log"] == ("debug", "text")
-    assert service["load"]().owner(b"DSN") == "no-dsn"
-    assert service["load"]().owner(b"VRFY") == "answer-vrfy"
+    assert service["judge"].owner(b"DSN") == "no-dsn"
+    assert service["judge"].owner(b"VRFY") == "answer-vrfy"
 
 
 def test_serve_is_told_of_tls(site: Path, service: dict[str, Any]) -> None:
@@ -278,6 +281,52 @@ def test_serve_and_check_warn_of_the_same(site: Path, service: dict[str, Any]) -
     assert served.stderr == checked.stdout[: checked.stdout.index("ok: ")]
 
 
+def test_serve_is_told_how_it_stands_in_line(site: Path, service: dict[str, Any]) -> None:
+    words = "serve --listen 127.0.0.1:0 --listen [::1]:0 --mode tproxy --source own --announce xclient --workers 0"
+    user = pwd.getpwuid(0).pw_name
+    result = run(*words.split(), *["--proxy-from", "10.0.0.0/8", "--proxy-from", "::1", "--user", user])
+    assert (result.exit_code, result.stderr) == (3, "")
+    config = service["config"]
+    assert (config.process.workers, config.process.user) == (0, user)
+    assert len(config.listeners) == 2
+    for listener in config.listeners:
+        assert (listener.mode, listener.keeps_client, listener.announce) == ("tproxy", False, "xclient")
+        assert (listener.server, [str(network) for network in listener.proxy_from]) == (None, ["10.0.0.0/8", "::1/128"])
+
+
+def test_options_about_the_line_take_the_place_of_the_file(site: Path, service: dict[str, Any]) -> None:
+    (site / "line.toml").write_text(LISTENER + 'mode = "redirect"\nsource = "client"\n[process]\nworkers = 7\n')
+    assert run("serve", "--config", "line.toml").exit_code == 3
+    assert (service["config"].listeners[0].mode, service["config"].worker_count) == ("redirect", 7)
+    result = run("serve", "--config", "line.toml", "--mode", "forward", "--source", "own", "--workers", "2")
+    assert result.exit_code == 3
+    (listener,) = service["config"].listeners
+    assert (listener.mode, listener.keeps_client, service["config"].worker_count) == ("forward", False, 2)
+
+
+def test_mistakes_about_the_line_are_told_as_options(site: Path, service: dict[str, Any]) -> None:
+    words = "serve --listen 127.0.0.1:0 --mode redirect --proxy-from 10.0.0.1/8 --workers -1 --user no-such-user"
+    result = run(*words.split())
+    assert result.exit_code == 2
+    assert sorted(line.partition(" (")[0] for line in result.stderr.splitlines()) == [
+        "command line: --proxy-from: 10.0.0.1/8 is no network; 10.0.0.0/8 is",
+        "command line: --workers: -1 is too small",
+    ]
+    result = run("serve", "--config", "smtpproxy.toml", "--user", "no-such-user")
+    assert (result.exit_code, result.stderr.partition(" (")[0]) == (
+        2,
+        'command line: --user: there is no user "no-such-user" here',
+    )
+    assert run("serve", "--listen", "127.0.0.1:0", "--mode", "transparent").exit_code == 2
+    assert service == {}
+
+
+def test_serve_knows_every_word_for_the_line() -> None:
+    assert get_args(Mode) == MODES
+    assert get_args(Source) == SOURCES
+    assert get_args(Announce) == ANNOUNCE
+
+
 def test_serve_knows_every_word_for_tls() -> None:
     assert [*CLIENT_TLS] == [posture.value for posture in ClientTLS]
     assert [*SERVER_TLS] == [posture.value for posture in ServerTLS]
@@ -303,7 +352,7 @@ def test_what_does_not_go_together_or_is_not_there_is_told_before_serving(site: 
 def test_serve_obeys_the_file(site: Path, service: dict[str, Any]) -> None:
     assert run("serve", "--config", "smtpproxy.toml", "--no-shipped-rules").exit_code == 3
     assert [one.name for one in service["config"].listeners] == ["in"]
-    judge = service["load"]()
+    judge = service["judge"]
     assert judge.owner(b"DSN") == "no-dsn"
     assert judge.owner(b"VRFY") == ""
 
@@ -311,7 +360,7 @@ def test_serve_obeys_the_file(site: Path, service: dict[str, Any]) -> None:
 def test_the_number_of_recipients_is_told_to_clients(site: Path, service: dict[str, Any]) -> None:
     (site / "smtpproxy.toml").write_text(LISTENER + "[limits]\nrecipients = 7\n")
     run("serve", "--config", "smtpproxy.toml")
-    assert service["load"]()._recipients == 7
+    assert service["judge"]._recipients == 7
 
 
 def test_serve_tells_every_problem_and_ends_with_2(site: Path, service: dict[str, Any]) -> None:
@@ -333,19 +382,29 @@ def test_a_warning_does_not_keep_it_from_serving(site: Path, service: dict[str, 
     assert result.stderr.startswith("warn.toml:4:13: warning: ")
 
 
-def test_rules_are_read_again_and_bad_ones_are_none(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = Config(rules=("good.toml",))
-    load = _loader(config, load_rules(config.rule_paths))
+def test_all_is_read_again_and_what_is_wrong_is_none(
+    site: Path, service: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the command line says holds over the file each time."""
+    assert run("serve", "--config", "smtpproxy.toml", "--workers", "2").exit_code == 3
+    load: Load = service["load"]
     (site / "good.toml").write_text(BAD)
-    first = load()  # the ones that were checked, not read a second time
-    assert isinstance(first, Judge)
-    assert first.owner(b"DSN") == "no-dsn"
     assert load() is None
     assert "good.toml:4:13: " in capsys.readouterr().err
     (site / "good.toml").write_text(GOOD.replace("no-dsn", "again"))
+    (site / "smtpproxy.toml").write_text('rules = ["good.toml"]\n' + LISTENER + "[process]\nworkers = 5\nuser = 3\n")
+    assert load() is None
+    assert "smtpproxy.toml:8:8: process.user: 3 is not a string" in capsys.readouterr().err
+    (site / "smtpproxy.toml").write_text(
+        'rules = ["good.toml"]\n' + LISTENER.replace('"in"', '"new"') + "[process]\nworkers = 5\n"
+    )
     again = load()
     assert again is not None
-    assert again.owner(b"DSN") == "again"
+    assert (again.config.listeners[0].name, again.config.worker_count) == ("new", 2)
+    judge = again.judges[""]
+    assert isinstance(judge, Judge)
+    assert judge.owner(b"DSN") == "again"
+    assert capsys.readouterr().err == ""
 
 
 # ------------------------------------------------------------------------------------------- the log, demo, completion

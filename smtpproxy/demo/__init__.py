@@ -26,7 +26,10 @@ from smtpproxy.demo.server import NAME, Server
 from smtpproxy.demo.show import NARROW, Screen
 from smtpproxy.demo.tell import Teller
 from smtpproxy.demo.wire import Seen, Tail, Talk
-from smtpproxy.net.service import Service
+from smtpproxy.net.origin import open_sockets
+from smtpproxy.net.service import Outfit, Service
+from smtpproxy.net.setup import Setup
+from smtpproxy.net.tally import Tally
 from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
 from smtpproxy.tls.minting import likeness_of, self_signed
@@ -217,8 +220,10 @@ async def _open(server: int, audit: str, descriptor: int) -> tuple[Service, Judg
         loaded = load_rules(config.rule_paths, shipped=config.shipped_rules)
         script.expect(loaded.ok, f"the rules are right: {loaded.problems}")
         judge = Judge(loaded.rules, recipients=config.limits_table().recipients)
-        service = Service(config, judge, lambda: judge, descriptor)
-        await service.open(lambda line: None)
+        sockets = [open_sockets(entry) for entry in config.listeners]
+        service = Service(Outfit(Setup(config, {"": judge}), sockets, descriptor, Tally.alone()))
+        await service.prepare()
+        service.accept()
     return service, judge
 
 

@@ -10,6 +10,7 @@ come (from a peer, the signing process, a resolver); then the session is told, o
 """
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,13 +45,20 @@ class ListenerTLS:
         self.troubles = Troubles("TLS failed", listener=name)
         self.keylog = keylog
         self._identities = identities
+        self._host = ""  # of the server, where each session may have another
 
-    def identify(self, leaf: bytes, verified: bool, done: Done) -> None:
+    def for_host(self, address: str) -> "ListenerTLS":
+        """The same towards a server of which only the address is known."""
+        made = copy.copy(self)
+        made.towards, made._host = self.towards.for_host(address), address
+        return made
+
+    def identify(self, leaf: bytes, vouched: bool, done: Done) -> None:
         """Have what a client is to be shown, whose server showed `leaf`; `done` is called once, perhaps at once."""
         if isinstance(self._identities, Given):
             done(self._identities.identity())
         else:
-            self._identities.prepare(leaf, verified, done)
+            self._identities.prepare(leaf, vouched, done, self._host)
 
     def check(self, now: float) -> None:
         """Called about once a second; `now` is monotonic, in seconds."""
@@ -74,7 +82,7 @@ class Handshakes:
         self._reader: HelloReader | None = None  # of a ClientHello, while it is awaited
         self._attempt: Attempt | None = None
         self._knowledge = Knowledge()
-        self._verified = False
+        self._vouched = False  # the CA may certify what the server shows
         self._identity: Identity | None = None
         self._pair: Pair | None = None  # of it: the one the client asked for
         self._began = 0.0
@@ -102,7 +110,7 @@ class Handshakes:
             self._pending = None
             server = relay.server
             leaf = server.leaf if isinstance(server, SecureLink) else b""
-            self._tls.identify(leaf, self._verified, self._answer(self._identified))
+            self._tls.identify(leaf, self._vouched, self._answer(self._identified))
             return
         link = relay.client if effect.side is Side.CLIENT else relay.server
         if link is None:
@@ -205,7 +213,7 @@ class Handshakes:
             raise AssertionError("a handshake nobody began")
         link.leaf = link.channel.leaf()
         verdict = self._tls.towards.look(self._attempt)
-        self._verified = verdict.verified
+        self._vouched = self._tls.towards.vouched(verdict)
         self._relay.session.tls_done(
             Side.SERVER,
             self._info(link.channel, verdict)._replace(

@@ -148,13 +148,15 @@ class Made:
         self._legacy = legacy
         self._keylog = keylog
         self._wall = wall
-        self._kept: OrderedDict[tuple[bytes, bool], tuple[Identity, float]] = OrderedDict()
-        self._waiting: dict[tuple[bytes, bool], list[Done]] = {}
+        self._kept: OrderedDict[tuple[bytes, bool, str], tuple[Identity, float]] = OrderedDict()
+        self._waiting: dict[tuple[bytes, bool, str], list[Done]] = {}
 
-    def prepare(self, leaf: bytes, verified: bool, done: Done) -> None:
-        """Have one like `leaf` (DER; b"": the server showed none); `done` is called once, perhaps at once."""
+    def prepare(self, leaf: bytes, verified: bool, done: Done, host: str = "") -> None:
+        """Have one like `leaf` (DER; b"": the server showed none); `done` is called once, perhaps at once. `host` is
+        the server where each session may have another."""
+        host = host or self._host
         by_ca = self._signer is not None and (verified if leaf else self._trusted)
-        key = sha256(leaf).digest(), by_ca
+        key = sha256(leaf).digest(), by_ca, host
         found = self._kept.get(key)
         if found is not None:
             if self._wall() < found[1]:
@@ -166,28 +168,28 @@ class Made:
         if waiting is not None:
             waiting.append(done)
             return
-        like, by_ca = self._like(leaf, by_ca)
+        like, by_ca = self._like(leaf, by_ca, host)
         if self._signer is None or not by_ca:
             done(self._keep(key, like, self_signed(like, self._wall(), DAYS), "self-signed"))
             return
         self._waiting[key] = [done]
         self._signer.mint(like, lambda made: self._minted(key, like, made))
 
-    def _like(self, leaf: bytes, by_ca: bool) -> tuple[Likeness, bool]:
+    def _like(self, leaf: bytes, by_ca: bool, host: str) -> tuple[Likeness, bool]:
         """What is made; one that can't be read is never the CA's to vouch for."""
         if leaf:
             try:
                 like = likeness(leaf)
                 if by_ca and not self._vouched:
-                    like = like._replace(names=likeness_of(self._host, self._wall()).names)
+                    like = like._replace(names=likeness_of(host, self._wall()).names)
                 # DANE verifies without a name and beyond the time; the CA signs neither.
                 return like, by_ca and bool(like.names) and self._wall() < like.not_after
             except ValueError as error:
-                log.warning("the server's certificate can't be mirrored", server=self._host, why=str(error))
+                log.warning("the server's certificate can't be mirrored", server=host, why=str(error))
                 by_ca = False
-        return likeness_of(self._host, self._wall()), by_ca
+        return likeness_of(host, self._wall()), by_ca
 
-    def _minted(self, key: tuple[bytes, bool], like: Likeness, made: Leaf | str) -> None:
+    def _minted(self, key: tuple[bytes, bool, str], like: Likeness, made: Leaf | str) -> None:
         waiting = self._waiting.pop(key)
         if isinstance(made, str):
             answer: Identity | str = f"no certificate from the CA: {made}"
@@ -196,7 +198,7 @@ class Made:
         for done in waiting:
             done(answer)
 
-    def _keep(self, key: tuple[bytes, bool], like: Likeness, made: Leaf, shown: str) -> Identity | str:
+    def _keep(self, key: tuple[bytes, bool, str], like: Likeness, made: Leaf, shown: str) -> Identity | str:
         try:
             context = for_client(made.chain, made.key, legacy=self._legacy, keylog=self._keylog)
             pair = Pair(first_certificate(made.chain), like.names, context)

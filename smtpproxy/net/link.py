@@ -99,8 +99,12 @@ class Link:
         return False
 
     def shut(self) -> None:
-        """Nothing more will be sent; the peer reads the end behind our last octet."""
+        """Nothing more will be sent, and what comes is dropped."""
         self.state = State.LINGERING
+        self.end()
+
+    def end(self) -> None:
+        """The peer reads the end behind our last octet."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 

@@ -1,141 +1,146 @@
-"""Listeners: accept, count, and give each connection a relay.
+"""Listeners: accept, find out who it is and where it goes, count, and give each connection a relay.
 
-What is bounded here: connections in all and for each client address. One beyond a bound is told 421 and closed as soon
-as that is on record. Where the system has no descriptor left, nothing is accepted until the next look. A server given
-by name is looked up before it is needed and again every minute; its addresses are tried in turn.
+What is bounded here: connections in all and for each client address, over all workers. One beyond a bound is told 421
+and closed as soon as that is on record; so is one that would come back to us, or that goes where it must not
+(origin.py). Where the system has no descriptor left, nothing is accepted until the next look.
 """
 
 import contextlib
 import errno
-import ipaddress
 import itertools
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
-import trio
 
 from smtpproxy.audit.log import AuditLog
-from smtpproxy.config import Endpoint, ListenerConfig
-from smtpproxy.net.handshakes import ListenerTLS
+from smtpproxy.net.arriving import Arriving
+from smtpproxy.net.dialling import Dial
+from smtpproxy.net.introducing import announcement_of, client_first, foreword_of
+from smtpproxy.net.machine import plain, printable
+from smtpproxy.net.origin import Loops, Origin, Reach, origin_of, outgoing_key
+from smtpproxy.net.plans import Plan, Plans, is_in
+from smtpproxy.net.proxyheader import shown
 from smtpproxy.net.reactor import Reactor
-from smtpproxy.net.relay import Address, Relay
+from smtpproxy.net.relay import Relay
+from smtpproxy.net.tally import Tally
+from smtpproxy.session.announcing import pass_unseen
 from smtpproxy.session.limits import Limits, Patience
-from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
+from smtpproxy.session.postures import ClientTLS
 from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import Peer
-from smtpproxy.session.verdicts import Judge
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.errors import Side
+from smtpproxy.smtp.replies import OwnReply
 
 log = structlog.get_logger()
 
-ACCEPTS = 64  # connections taken in one turn
-REFRESH = 60.0  # seconds a looked-up name is good for
-_WITHOUT_TLS = Posture(ClientTLS.REFUSE, ServerTLS.NEVER)
+ACCEPTS = 64  # connections taken in one turn by a worker that is alone; else few, so that each gets its share
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Destination:
-    """A server by address or name. `addresses` are in the resolver's order."""
+class Refusal(NamedTuple):
+    """Why a connection is refused, for the record, and what it is told."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.addresses: list[Address] = []
-        self.literal = False
-        with contextlib.suppress(ValueError):
-            version = ipaddress.ip_address(endpoint.host).version
-            family = socket.AF_INET if version == 4 else socket.AF_INET6
-            self.addresses = [(family, (endpoint.host, endpoint.port))]
-            self.literal = True
-
-    async def look_up(self) -> None:
-        """Ask the resolver; what was known stays if it does not answer."""
-        if self.literal:
-            return
-        try:
-            found = await trio.socket.getaddrinfo(self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            log.warning("the server's name can't be looked up", server=str(self.endpoint), why=str(error))
-            return
-        self.addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-
-    async def keep_fresh(self) -> None:
-        """Look the name up again and again."""
-        while not self.literal:
-            await trio.sleep(REFRESH if self.addresses else 5.0)
-            await self.look_up()
+    why: str
+    reply: OwnReply
 
 
 class Sessions:
-    """All relays of the process, and the bounds on them."""
+    """All relays of this worker, and the bounds on those of all workers."""
 
-    def __init__(self, *, connections: int, per_client: int) -> None:
+    def __init__(self, *, connections: int, per_client: int, tally: Tally) -> None:
         self.relays: set[Relay] = set()
+        self.arriving: set[Arriving] = set()
+        self.tally = tally
         self._connections = connections
         self._per_client = per_client
-        self._clients: Counter[str] = Counter()
+        self._prefix = os.urandom(5).hex()
+        self._numbers = itertools.count(1)
         self.changed: Callable[[], None] = lambda: None
+
+    def new_id(self) -> str:
+        """What the record calls a session; what stands before the hyphen is this worker's alone."""
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    @property
+    def none(self) -> bool:
+        """Nobody is here."""
+        return not self.relays and not self.arriving
 
     def full(self, client: str) -> str:
         """Why a further connection of this client is refused; "" if it is not."""
-        if len(self.relays) >= self._connections:
+        if self.crowded:
             return f"{self._connections} connections in all"
-        if self._clients[client] >= self._per_client:
+        if self.tally.of(client) >= self._per_client:
             return f"{self._per_client} connections of one client"
         return ""
+
+    @property
+    def crowded(self) -> bool:
+        """There are as many as there may be in all."""
+        return self.tally.total() + len(self.arriving) >= self._connections
 
     def add(self, relay: Relay, client: str) -> None:
         """Count it."""
         self.relays.add(relay)
-        self._clients[client] += 1
+        self.tally.add(client)
 
     def remove(self, relay: Relay, client: str) -> None:
         """It is over."""
         self.relays.discard(relay)
-        self._clients[client] -= 1
-        if self._clients[client] <= 0:
-            del self._clients[client]
+        self.tally.remove(client)
         self.changed()
+
+    def check(self, now: float) -> None:
+        """Called about once a second: everybody's patience."""
+        for relay in tuple(self.relays):
+            relay.check()
+        for arriving in tuple(self.arriving):
+            arriving.check(now)
+
+    def abandon(self) -> None:
+        """Drop everybody: the proxy ends."""
+        for relay in tuple(self.relays):
+            relay.abandon()
+        for arriving in self.arriving:
+            arriving.drop()
+        self.arriving.clear()
 
 
 class Listener:
-    """One listening socket and the server behind it."""
+    """One listening socket, and what is done with who connects to it."""
 
     def __init__(
         self,
-        config: ListenerConfig,
+        plans: Plans,
         sock: socket.socket,
-        destination: Destination,
         reactor: Reactor,
         sessions: Sessions,
         audit: AuditLog,
         *,
-        judge: Callable[[], Judge],
+        loops: Loops,
         limits: Limits,
         patience: Patience,
         spool: Callable[[], Any],
-        tls: ListenerTLS | None = None,
+        accepts: int = ACCEPTS,
     ) -> None:
-        self._config = config
+        self._plans = plans
+        self._entry = plans.entry
         self._socket = sock
-        self._destination = destination
         self._reactor = reactor
         self._sessions = sessions
         self._audit = audit
-        self._judge = judge
+        self._loops = loops
         self._limits = limits
         self._patience = patience
         self._spool = spool
-        self._tls = tls
-        self._posture = config.posture() if tls is not None else _WITHOUT_TLS
-        self._prefix = os.urandom(5).hex()
-        self._numbers = itertools.count(1)
-        self._refused: list[socket.socket] = []  # to be told 421 once that is on record
+        self._accepts = accepts
+        self._reach = Reach(self._entry.reach, loops.machine)
+        self._refused: list[tuple[socket.socket, bytes]] = []  # to be told so once that is on record
         self._paused = False
         self.queued = False
         self.address = printable(sock.getsockname())
@@ -143,22 +148,26 @@ class Listener:
 
     def event(self, fd: int, mask: int) -> None:
         """Somebody wants to connect."""
-        for _ in range(ACCEPTS):
+        for _ in range(self._accepts):
             try:
                 client, address = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:  # the client is gone already, or no descriptor is left
-                log.warning("a connection could not be accepted", listener=self._config.name, why=error.strerror)
+                log.warning("a connection could not be accepted", listener=self._entry.name, why=error.strerror)
                 if error.errno in EXHAUSTED:  # the next try would fail as well, and the next
                     self._paused = True
                     self._reactor.forget(self._socket.fileno())
                 return
-            try:
-                self._accepted(client, address)
-            except Exception as error:  # our own bug: this connection ends, the proxy goes on
-                log.error("a connection failed", listener=self._config.name, exc_info=error)
-                client.close()
+            self._guard(client, self._accepted, client, address)
+
+    def _guard(self, client: socket.socket, act: Callable[..., None], *given: Any) -> None:
+        """Our own bug: this connection ends, the proxy goes on."""
+        try:
+            act(*given)
+        except Exception as error:
+            log.error("a connection failed", listener=self._entry.name, exc_info=error)
+            client.close()
 
     def check(self) -> None:
         """Called about once a second: accept again, if that had to be given up."""
@@ -172,30 +181,52 @@ class Listener:
     def write(self) -> None:
         """421 to who was refused."""
         refused, self._refused = self._refused, []
-        for client in refused:
-            if self._posture.client is not ClientTLS.IMPLICIT:  # never a word in clear there
+        for client, octets in refused:
+            if octets:
                 with contextlib.suppress(OSError):
-                    client.send(say.TOO_MANY_SESSIONS.plain.raw)
+                    client.send(octets)
             client.close()
 
     def _accepted(self, client: socket.socket, address: Any) -> None:
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        name = printable(address)
-        host = address[0]
-        session_id = f"{self._prefix}-{next(self._numbers):x}"
+        entry = self._entry
+        try:
+            origin = origin_of(entry.mode, client, plain(address))
+        except OSError:  # it is gone already
+            client.close()
+            return
+        if self._sessions.tally.ours(outgoing_key(origin.peer, origin.going)):
+            self._begin(client, origin, Refusal("the proxy's own connection came back to it", say.LOOP))
+        elif not is_in(origin.peer[0], entry.proxy_from):
+            alone = entry.proxy_only and bool(entry.proxy_from)
+            why = Refusal("its address is in none of the networks of `proxy_from`", say.NO_ACCESS)
+            self._begin(client, origin, why if alone else None)
+        elif self._sessions.crowded:
+            self._begin(client, origin)
+        else:
+            self._sessions.arriving.add(Arriving(self._reactor, client, origin, self._arrived))
+
+    def _arrived(self, arriving: Arriving, origin: Origin, why: str) -> None:
+        """What a load balancer says of its client is known, or why not."""
+        client = arriving.socket
+        self._sessions.arriving.discard(arriving)
+        self._guard(client, self._begin, client, origin, Refusal(why, say.NO_HEADER) if why else None)
+        self._sessions.changed()
+
+    def _begin(self, client: socket.socket, origin: Origin, refusal: Refusal | None = None) -> None:
+        """The session, or its refusal; either is on record."""
+        plan = self._plans.choose(origin)
+        host = origin.client[0]
+        session_id = self._sessions.new_id()
         record = self._audit.session(session_id)
-        now = self._reactor.now
-        facts = {
-            "listener": self._config.name,
-            "client": name,
-            "local": self.address,
-            "server": str(self._destination.endpoint),
-        }
-        refused = self._sessions.full(host)
-        record(AuditRecord(Kind.CONNECT, now, detail={**facts, **({"refused": refused} if refused else {})}))
-        if refused:
-            self._refused.append(client)
+        refusal = refusal or self._refusal(plan, origin)
+        server, addresses = plan.server(origin)
+        facts = self._facts(plan, origin, server, refusal)
+        record(AuditRecord(Kind.CONNECT, self._reactor.now, detail=facts))
+        if refusal is not None:
+            mute = plan.posture.client is ClientTLS.IMPLICIT or plan.unseen  # never a word in clear there
+            self._refused.append((client, b"" if mute else refusal.reply.plain.raw))
             self._reactor.ready(self)
             return
         spools: list[Any] = []  # what content is held back in, of one mail at a time
@@ -205,21 +236,28 @@ class Listener:
             return spools[0]
 
         session = Session(
-            judge=self._judge(),
+            judge=plan.judge,
             record=record,
             clock=lambda: self._reactor.now,
             limits=self._limits,
             patience=self._patience,
-            client=Peer(Side.CLIENT, name),
-            server=Peer(Side.SERVER, str(self._destination.endpoint)),
-            newlines=self._config.newlines,
+            client=Peer(Side.CLIENT, printable(origin.client)),
+            server=Peer(Side.SERVER, server),
+            newlines=plan.entry.newlines,
             spool=spool,
-            posture=self._posture,
+            posture=plan.posture,
+            announcement=announcement_of(plan.entry, origin),
+            foreword=foreword_of(plan.entry, origin),
+            client_first=client_first(plan.entry),
         )
+        if plan.unseen:
+            pass_unseen(session)
+        dial = Dial(self._loops, self._sessions.tally, origin.client if plan.entry.keeps_client else None)
 
         def closed(relay: Relay) -> None:
             for file in spools:  # a mail that came to no end leaves it open
                 file.close()
+            dial.over()
             self._sessions.remove(relay, host)
             record(AuditRecord(Kind.CLOSE, self._reactor.now, detail=farewell(relay, self._reactor.now)))
 
@@ -231,9 +269,53 @@ class Listener:
                 )
             )
 
-        addresses = list(self._destination.addresses)
-        relay = Relay(self._reactor, session, client, addresses, closed=closed, failed=failed, tls=self._tls)
+        relay = Relay(
+            self._reactor,
+            session,
+            client,
+            addresses,
+            closed=closed,
+            failed=failed,
+            tls=plan.tls_for(origin),
+            dial=dial,
+        )
         self._sessions.add(relay, host)
+
+    def _refusal(self, plan: Plan, origin: Origin) -> Refusal | None:
+        """Why this one is not served."""
+        if full := self._sessions.full(origin.client[0]):
+            return Refusal(full, say.TOO_MANY_SESSIONS)
+        if plan.destination is not None:
+            return None
+        if origin.destination is None:
+            return Refusal("nobody led it here: it has no destination but this proxy", say.LOOP)
+        if self._loops.listens(origin.destination):
+            return Refusal("its destination is this proxy itself", say.LOOP)
+        if why := self._reach.why_not(origin.destination):
+            return Refusal(why, say.NO_ACCESS)
+        return None
+
+    def _facts(self, plan: Plan, origin: Origin, server: str, refusal: Refusal | None) -> dict[str, Any]:
+        """What is put on record of a connection."""
+        facts: dict[str, Any] = {
+            "listener": self._entry.name,
+            "client": printable(origin.client),
+            "local": printable(origin.local),
+            "server": server,
+        }
+        if origin.peer != origin.client:
+            facts["peer"] = printable(origin.peer)
+        if origin.aim != origin.local:
+            facts["destination"] = printable(origin.aim)
+        if origin.header is not None:
+            facts["proxy"] = shown(origin.header)
+        if plan.name:
+            facts["match"] = plan.name
+        if plan.unseen:
+            facts["unseen"] = True
+        if refusal is not None:
+            facts["refused"] = refusal.why
+        return facts
 
     def close(self) -> None:
         """Accept no more."""
@@ -256,33 +338,3 @@ def farewell(relay: Relay, now: float) -> dict[str, Any]:
         "octets_to_server": server.sent if server is not None else 0,
         "inspected": session.inspected,
     }
-
-
-def printable(address: Any) -> str:
-    """`192.0.2.1:25` or `[2001:db8::1]:25`."""
-    host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
-    """Listening sockets for an address or name (`localhost` has two), port 0 for any.
-
-    Raises:
-        OSError: it can't be bound.
-    """
-    found = socket.getaddrinfo(endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(4096)
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from smtpproxy.config import CertificateConfig, Config, Mistake, exposed, missing
+from smtpproxy.config import CertificateConfig, Config, Mistake, TLSConfig, exposed, missing
 from smtpproxy.net.identities import first_certificate
 from smtpproxy.policy.rules import ExtensionRule, Treatment
 from smtpproxy.policy.toml import KeyPath, Problem, shown
@@ -29,11 +29,11 @@ _LIBRARIES = {"dane": ("dns",), "mta-sts": ("dns", "h11")}  # as in pyproject.to
 
 def look(config: Config) -> Iterator[Mistake]:
     """What is wrong with what the configuration names: libraries and files."""
-    for index, listener in enumerate(config.listeners):
-        verify = listener.tls.verify
+    for place, tls in _tables(config):
+        verify = tls.verify
         if lacking := [name for name in _LIBRARIES.get(verify, ()) if find_spec(name) is None]:
             yield Mistake(
-                ("listener", index, "tls", "verify"),
+                (*place, "verify"),
                 f'verify = "{verify}" needs more, and {" and ".join(lacking)} can\'t be imported',
                 f'`pip install "smtpproxy[{verify}]"`',
             )
@@ -47,18 +47,35 @@ def look(config: Config) -> Iterator[Mistake]:
     open_to_others = [mistake for mistake in exposed(config) if mistake.place[:-1] not in useless]
     for mistake in (*pairs, *open_to_others, *_of_ca(config, now)):
         # Where nothing is to be signed the signing process is not started, and a CA that can't be used harms nobody.
-        idle = mistake.place[0] == "ca" and not any(listener.tls.makes_certificates for listener in config.listeners)
+        idle = mistake.place[0] == "ca" and not any(
+            variant.entry.tls.makes_certificates for variant in config.variants()
+        )
         yield mistake._replace(severity="warning") if idle else mistake
 
 
-def look_at_rules(config: Config, rules: Iterable[ExtensionRule]) -> Iterator[Problem]:
-    """What is hardly meant of rules and configuration together: a client that must say STARTTLS and must not."""
+def _tables(config: Config) -> Iterator[tuple[KeyPath, TLSConfig]]:
+    """Every table about a listener's TLS, and its place."""
+    for index, listener in enumerate(config.listeners):
+        yield ("listener", index, "tls"), listener.tls
+    for index, match in enumerate(config.matches):
+        if match.tls is not None:
+            yield ("match", index, "tls"), match.tls
+
+
+def look_at_rules(config: Config, rules: Iterable[ExtensionRule], match: str = "") -> Iterator[Problem]:
+    """What is hardly meant of rules and configuration together: a client that must say STARTTLS and must not. The
+    rules are those of a match block, or those for all who have no block with rules of its own."""
     about = [rule for rule in rules if b"STARTTLS" in rule.feature.verbs]
     if not about or about[-1].treatment is not Treatment.DENY:
         return
     rule = about[-1]
-    for listener in config.listeners:
-        if listener.tls.client is ClientTLS.REQUIRE:
+    told: set[str] = set()
+    for variant in config.variants():
+        block = None if variant.match is None else config.matches[variant.match]
+        theirs = block.name if block is not None and block.rules else ""
+        listener = variant.entry
+        if theirs == match and listener.tls.client is ClientTLS.REQUIRE and listener.name not in told:
+            told.add(listener.name)
             yield Problem(
                 rule.source.file,
                 rule.source.line,
@@ -72,15 +89,14 @@ def look_at_rules(config: Config, rules: Iterable[ExtensionRule]) -> Iterator[Pr
 
 def _of_listeners(config: Config, now: datetime) -> Iterator[Mistake]:
     """Certificates and roots."""
-    for index, listener in enumerate(config.listeners):
-        here = ("listener", index, "tls")
-        for number, pair in enumerate(listener.tls.certificates):
+    for here, tls in _tables(config):
+        for number, pair in enumerate(tls.certificates):
             yield from _of_pair(pair, (*here, "certificates", number), now, for_clients=True)
-        if listener.tls.client_certificate is not None:
-            yield from _of_pair(listener.tls.client_certificate, (*here, "client_certificate"), now, for_clients=False)
-        if listener.tls.roots:
+        if tls.client_certificate is not None:
+            yield from _of_pair(tls.client_certificate, (*here, "client_certificate"), now, for_clients=False)
+        if tls.roots:
             try:
-                Roots.file(listener.tls.roots)
+                Roots.file(tls.roots)
             except ValueError as error:
                 yield Mistake((*here, "roots"), str(error), "a file of PEM certificates")
 

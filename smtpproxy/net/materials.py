@@ -1,5 +1,5 @@
-"""What a running proxy needs for TLS, made from its configuration: contexts, certificates, the signing process, and
-what resolvers are asked for.
+"""What a running proxy needs for TLS, made from its configuration: contexts, certificates, and what resolvers are asked
+for. Who signs certificates is given: the signing process is not this process's (signingprocess.py).
 
 All of it is made before the first connection is accepted, so that what can't work is said at once, in one line and with
 the name of the file. Most of that has been told before (looking.py), and this holds where it was not.
@@ -8,7 +8,6 @@ the name of the file. Most of that has been told before (looking.py), and this h
 import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 import trio
@@ -16,8 +15,9 @@ import trio
 from smtpproxy.config import Config, ListenerConfig
 from smtpproxy.net.handshakes import ListenerTLS
 from smtpproxy.net.identities import Given, Made
+from smtpproxy.net.privileges import Identity
 from smtpproxy.net.reactor import Reactor
-from smtpproxy.net.signing import Signer, SignerError
+from smtpproxy.net.signing import Signer
 from smtpproxy.net.towards import Towards
 from smtpproxy.net.trust import Resolver, Trust, TrustError
 from smtpproxy.session.postures import ServerTLS
@@ -33,9 +33,13 @@ class MaterialError(Exception):
 
 
 class Materials:
-    """TLS for all listeners of a proxy."""
+    """TLS for all listeners of a proxy.
 
-    def __init__(self, config: Config, reactor: Reactor, wall: Callable[[], float]) -> None:
+    Attributes:
+        signer: who has the CA sign; None: nothing is to be signed.
+    """
+
+    def __init__(self, config: Config, reactor: Reactor, wall: Callable[[], float], signer: Signer | None) -> None:
         self._config = config
         self._reactor = reactor
         self._wall = wall
@@ -43,25 +47,13 @@ class Materials:
         self._listeners: list[ListenerTLS] = []
         self._keylog = config.tls.keylog
         self._keylog_file = -1
-        ca = config.ca
-        self.signer: Signer | None = None
-        if ca.directory and any(listener.tls.makes_certificates for listener in config.listeners):
-            self.signer = Signer(
-                reactor,
-                Path(ca.directory),
-                Path(ca.passphrase_file) if ca.passphrase_file else None,
-                days=ca.days,
-                rate=ca.rate,
-                burst=ca.burst,
-                log_level=config.log.level,
-                log_json=config.log.format == "json",
-            )
+        self.signer = signer
 
     async def start(self) -> None:
-        """The signing process first, so that nobody is accepted before it is there.
+        """What is opened once, before anybody is accepted.
 
         Raises:
-            MaterialError: it can't be started, or the key log can't be written.
+            MaterialError: the key log can't be written.
         """
         if self._keylog:
             log.warning(KEYLOG_WARNING, file=self._keylog)
@@ -71,11 +63,11 @@ class Materials:
                 self._keylog = f"/proc/self/fd/{self._keylog_file}"
             except OSError as error:
                 raise MaterialError(f"the key log {self._keylog} can't be written: {error.strerror}") from error
-        if self.signer is not None:
-            try:
-                await self.signer.start()
-            except SignerError as error:
-                raise MaterialError(str(error)) from error
+
+    def give_to(self, identity: Identity) -> None:
+        """This process is about to become somebody else, who goes on writing what was opened."""
+        if self._keylog_file >= 0 and os.fstat(self._keylog_file).st_uid != identity.uid:
+            os.fchown(self._keylog_file, identity.uid, identity.gid)
 
     def listener(self, entry: ListenerConfig) -> ListenerTLS:
         """TLS of one listener.
@@ -89,10 +81,9 @@ class Materials:
         try:
             if tls.verify in ("dane", "mta-sts"):
                 dns = self._config.dns
+                port = entry.server.port if entry.server is not None else entry.intercept.ports[0]
                 servers = tuple((server.host, server.port) for server in dns.servers)
-                trust = Trust(
-                    tls.verify, entry.server_name, entry.server.port, tls.policy_domain, Resolver(servers, dns.trusted)
-                )
+                trust = Trust(tls.verify, entry.server_name, port, tls.policy_domain, Resolver(servers, dns.trusted))
                 self._trusts.append(trust)
             towards = Towards(tls, entry.server_name, trust=trust, keylog=self._keylog, wall=self._wall)
             identities: Given | Made
@@ -142,7 +133,7 @@ class Materials:
             listener.check(self._reactor.now)
 
     def close(self) -> None:
-        """End the signing process."""
+        """Let go of what was opened; who still waits for a certificate is told."""
         if self.signer is not None:
             self.signer.close()
         if self._keylog_file >= 0:

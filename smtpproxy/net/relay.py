@@ -11,17 +11,17 @@ It reads a side, tells the session, and sends what the session says; it decides 
 - a fault of our own ends this session and no other: 421 4.3.0 to the client, the server's link reset.
 """
 
-import errno
 import os
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any
 
+from smtpproxy.net.dialling import Address
 from smtpproxy.net.handshakes import Handshakes, ListenerTLS
 from smtpproxy.net.link import Link, State
+from smtpproxy.net.machine import printable
 from smtpproxy.net.reactor import Reactor
-from smtpproxy.session.effects import Abort, Close, PrepareTLS, StartTLS
+from smtpproxy.session.effects import Abort, Close, PrepareTLS, Shut, StartTLS
 from smtpproxy.session.records import Kind
 from smtpproxy.session.securing import cut_short
 from smtpproxy.session.session import Session
@@ -32,8 +32,6 @@ SMALL = 65_536  # octets of a read while commands are exchanged
 LARGE = 262_144  # while content is: larger reads are the cheapest speed there is
 LINGER = 2.0  # seconds what still comes is dropped before a link is closed
 KEEP_ALIVE = 60.0  # seconds after which a server that waits for held-back content is sent NOOP
-
-Address = tuple[int, Any]  # family, socket address
 
 
 class Relay:
@@ -48,6 +46,7 @@ class Relay:
         *,
         closed: Callable[["Relay"], None],
         failed: Callable[["Relay", BaseException], None],
+        dial: Callable[[Address], tuple[socket.socket, bool]],
         tls: ListenerTLS | None = None,
     ) -> None:
         self.reactor = reactor
@@ -56,6 +55,7 @@ class Relay:
         self._closed = closed
         self._failed = failed
         self._addresses = addresses
+        self._dial = dial
         self._tried: list[str] = []
         now = reactor.now
         self.started = now
@@ -67,6 +67,7 @@ class Relay:
         self.client = Link(client, now)
         self.server: Link | None = None
         self._listener_tls = tls
+        self._shut = False  # the server is to be told that nothing more comes
         self._tls: Handshakes | None = None  # once there is something to encrypt
         self.done = False
         self._crashed = False
@@ -81,25 +82,18 @@ class Relay:
     def _connect(self) -> None:
         """The next address of the server; none left: 421 4.4.1 in place of the greeting."""
         while self._addresses:
-            family, address = self._addresses.pop(0)
-            name = f"[{address[0]}]:{address[1]}" if family == socket.AF_INET6 else f"{address[0]}:{address[1]}"
-            sock = None
+            address = self._addresses.pop(0)
+            name = printable(address[1])
             try:
-                sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                code = sock.connect_ex(address)
-                if code not in (0, errno.EINPROGRESS):
-                    raise OSError(code, os.strerror(code))
-            except OSError as error:  # also of connect_ex: an IPv6 zone that is no interface
+                sock, connected = self._dial(address)
+            except OSError as error:
                 self._tried.append(f"{name}: {error.strerror}")
-                if sock is not None:
-                    sock.close()
                 continue
             self.session.server.address = name
-            self.server = Link(sock, self.reactor.now, State.OPEN if code == 0 else State.CONNECTING)
+            self.server = Link(sock, self.reactor.now, State.OPEN if connected else State.CONNECTING)
             self._since = self.reactor.now
             self.reactor.watch(self.server.fd, self)
-            if code == 0:
+            if connected:
                 self.session.connected()
             return
         self.server = None
@@ -241,7 +235,7 @@ class Relay:
 
     def _write(self) -> None:
         session, server, client = self.session, self.server, self.client
-        if session.to_server or session.incoming is not None or (server is not None and server.unsent):
+        if session.to_server or session.incoming is not None or (server is not None and server.unsent) or self._shut:
             self._write_server()
         if session.effects:
             self._carry_out()
@@ -278,6 +272,9 @@ class Relay:
                     server.readable = server.ended = True  # it may have said why before it went: read that first
                     return
             if session.to_server or server.unsent or session.incoming is None:
+                if self._shut and not (session.to_server or server.unsent):
+                    self._shut = False
+                    server.end()
                 return
             session.drained()
             if not session.to_server:
@@ -292,6 +289,10 @@ class Relay:
                 continue
             if isinstance(effect, Abort):
                 self._drop(link, reset=True)
+            elif isinstance(effect, Shut):
+                self._shut = True
+                if link.state is not State.CONNECTING:
+                    self._write_server()
             elif isinstance(effect, Close):
                 if link.state is State.CONNECTING:
                     self._drop(link)

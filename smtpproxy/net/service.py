@@ -1,32 +1,85 @@
-"""The service: everything a running proxy is, from the configuration to the exit code.
+"""The service: what one worker runs, from what its supervisor gives it to its exit code.
 
-Signals: the first SIGTERM or SIGINT drains (no new connections; what is in flight is finished within the drain time;
-421 to the rest), a second one stops at once; SIGHUP reads the rules again for new sessions, all or nothing.
+It prepares everything, gives up its privileges, says `READY`, and accepts when it is told `GO`. From then on:
 
-Exit codes: 0 ended in order · 1 stopped at once, or failed while running · 3 a listener could not be opened.
+    DRAIN   another generation serves: no new connections, which it confirms with `DRAINED`; sessions go on to their own
+            end, and it ends with the last
+    STOP    what is in flight is finished within the drain time, 421 to the rest; SIGTERM means the same, and so does
+            the end of the supervisor, which is seen by the end of the order socket
+    END     everything is dropped
+
+Each of them can be told after those above it. What keeps it from serving it says as `FAILED`, with an exit code.
+
+Exit codes: 0 ended in order · 1 stopped at once, or failed · 2 what is configured can't be had.
 """
 
+import contextlib
 import signal
-import sys
+import socket
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, NamedTuple
 
 import structlog
 import trio
 
-from smtpproxy.audit.log import AuditLog, open_file
-from smtpproxy.config import Config
-from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets, printable
+from smtpproxy.audit.log import AuditLog, WriteLock
+from smtpproxy.net import privileges
+from smtpproxy.net.forking import hear_sigterm
+from smtpproxy.net.listener import ACCEPTS, Listener, Sessions
+from smtpproxy.net.machine import Machine, plain
 from smtpproxy.net.materials import MaterialError, Materials
+from smtpproxy.net.origin import Loops
+from smtpproxy.net.plans import Destination, Making, Plans
+from smtpproxy.net.privileges import Identity, PrivilegeError
 from smtpproxy.net.reactor import Reactor
-from smtpproxy.session.verdicts import Judge
+from smtpproxy.net.setup import Setup
+from smtpproxy.net.signing import Signer
+from smtpproxy.net.tally import Tally
 
 log = structlog.get_logger()
 
 SWEEP = 1.0  # seconds between looks at everybody's patience
 SPOOL = 1_048_576  # octets of held-back content kept in memory before a file is used
+SHARED_ACCEPTS = 4  # connections taken in one turn where there are other workers: each is to have its share
+LAST_WORDS = 3.0  # seconds for the 421 of who is told to go
+LAST_RECORD = 0.5  # seconds for the record of who was dropped
+
+READY, FAILED, DRAINED = b"READY", b"FAILED ", b"DRAINED"
+
+
+class Order(Enum):
+    """What a worker is told."""
+
+    GO = b"GO"
+    DRAIN = b"DRAIN"
+    STOP = b"STOP"
+    END = b"END"
+
+
+class Outfit(NamedTuple):
+    """What a worker is given.
+
+    Attributes:
+        sockets: those of each listener, in the order of the configuration.
+        audit: a descriptor.
+        lock: who writes there, where others do as well.
+        signer, certificate: its end of a pair with the signing process, and the CA's certificate; None, b"" without.
+        identity: who it becomes; None: who it is.
+        quiet: another worker has said already what could be said of what is configured.
+    """
+
+    setup: Setup
+    sockets: Sequence[Sequence[socket.socket]]
+    audit: int
+    tally: Tally
+    lock: WriteLock | None = None
+    signer: socket.socket | None = None
+    certificate: bytes = b""
+    identity: Identity | None = None
+    quiet: bool = False
 
 
 def _spool() -> Any:
@@ -34,20 +87,28 @@ def _spool() -> Any:
 
 
 class Service:
-    """One running proxy."""
+    """One worker."""
 
-    def __init__(self, config: Config, judge: Judge, load: Callable[[], Judge | None], audit_fd: int) -> None:
-        self.config = config
-        self.judge = judge
-        self._load = load
+    def __init__(self, outfit: Outfit) -> None:
+        self.config = outfit.setup.config
+        self._outfit = outfit
         self._offset = 0.0
         self.set_wall_clock()
-        self.audit = AuditLog(audit_fd, wall=lambda at: at + self._offset, trouble=self._trouble)
+        self.audit = AuditLog(outfit.audit, wall=lambda at: at + self._offset, trouble=self._trouble, lock=outfit.lock)
         self.reactor = Reactor(self.audit)
-        self.materials = Materials(config, self.reactor, time.time)
-        self.sessions = Sessions(connections=config.connections, per_client=config.connections_per_client)
+        signer = None
+        if outfit.signer is not None:
+            signer = Signer(self.reactor, outfit.signer, outfit.certificate)
+        self.materials = Materials(self.config, self.reactor, time.time, signer)
+        self.sessions = Sessions(
+            connections=self.config.connections,
+            per_client=self.config.connections_per_client,
+            tally=outfit.tally,
+        )
         self.listeners: list[Listener] = []
+        self._plans: list[Plans] = []
         self._destinations: list[Destination] = []
+        self._draining = False
         self._drained = trio.Event()
         self.exit_code = 0
 
@@ -62,41 +123,49 @@ class Service:
         else:
             log.error("the audit can't be written: mail waits until it can", why=error.strerror)
 
-    async def open(self, announce: Callable[[str], None]) -> None:
-        """Open every listener.
+    async def prepare(self) -> None:
+        """Make everything that can fail. Files first, while they can be read: whoever looks up names has no privileges,
+        nor has any thread.
 
         Raises:
-            OSError: one of them can't be opened; `filename` says which.
             MaterialError: what is configured for TLS can't work.
+            PrivilegeError: it can't become who it is to be.
         """
         await self.materials.start()
-        for entry in self.config.listeners:
-            tls = await trio.to_thread.run_sync(self.materials.listener, entry)
-            destination = Destination(entry.server)
-            await destination.look_up()
-            self._destinations.append(destination)
-            try:
-                sockets = await trio.to_thread.run_sync(open_sockets, entry.listen)
-            except (OSError, UnicodeError) as error:
-                why = (error.errno, error.strerror) if isinstance(error, OSError) else (0, "the name is not a host's")
-                raise OSError(*why, str(entry.listen)) from error
-            for sock in sockets:
-                self.listeners.append(
-                    Listener(
-                        entry,
-                        sock,
-                        destination,
-                        self.reactor,
-                        self.sessions,
-                        self.audit,
-                        judge=lambda: self.judge,
-                        limits=self.config.limits_table(),
-                        patience=self.config.patience_table(),
-                        spool=_spool,
-                        tls=tls,
-                    )
+        making = Making(self._outfit.setup, self.materials)
+        self._plans = making.plans()
+        self._destinations = making.destinations
+        if self._outfit.identity is not None:
+            self.materials.give_to(self._outfit.identity)
+            privileges.drop(*self._outfit.identity, privileges.needed(self.config))
+        async with trio.open_nursery() as nursery:
+            for destination in self._destinations:
+                nursery.start_soon(destination.look_up)
+
+    def accept(self) -> None:
+        """Accept from here on."""
+        if self._draining or self._drained.is_set():
+            return
+        sockets = self._outfit.sockets
+        where = [plain(sock.getsockname()) for group in sockets for sock in group]
+        loops = Loops(where, Machine(lambda: self.reactor.now))
+        for plans, group in zip(self._plans, sockets, strict=True):
+            self.listeners += [
+                Listener(
+                    plans,
+                    sock,
+                    self.reactor,
+                    self.sessions,
+                    self.audit,
+                    loops=loops,
+                    limits=self.config.limits_table(),
+                    patience=self.config.patience_table(),
+                    spool=_spool,
+                    accepts=ACCEPTS if self.config.worker_count == 1 else SHARED_ACCEPTS,
                 )
-                announce(f"smtpproxy: listening on {printable(sock.getsockname())} (server {entry.server})")
+                for sock in group
+            ]
+        self.reactor.wake()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped."""
@@ -112,26 +181,42 @@ class Service:
                 nursery.cancel_scope.cancel()
         finally:
             self.close()
-        while not self.audit.flush() and self.exit_code == 0:  # noqa: ASYNC110 - a full disk tells nobody
-            await trio.sleep(0.5)
+        await self._last_record()
+
+    async def _last_record(self) -> None:
+        """Nothing is lost of it, but for who ends at once and for a disk that is full for good."""
+        with trio.move_on_after(LAST_RECORD if self.exit_code else float("inf")):
+            delay = 0.001
+            while not self.audit.flush():
+                await trio.sleep(delay)
+                delay = min(delay * 2, LAST_RECORD)
 
     def close(self) -> None:
         """Let go of every socket; who is still there is dropped."""
-        for listener in self.listeners:
-            listener.close()
-        self.listeners.clear()
+        self._close_listeners()
+        self._drop_arriving()
         for relay in tuple(self.sessions.relays):
             relay.abandon()
         self.materials.close()
         self.reactor.close()
 
+    def _close_listeners(self) -> None:
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+
+    def _drop_arriving(self) -> None:
+        """Who has not said yet whom it brings: no session has begun."""
+        for arriving in tuple(self.sessions.arriving):
+            arriving.drop()
+        self.sessions.arriving.clear()
+
     async def _sweep(self) -> None:
         while True:
+            self._outfit.tally.beat(time.monotonic())
             await trio.sleep(SWEEP)
             self.set_wall_clock()
-            self.reactor.tick()
-            for relay in tuple(self.sessions.relays):
-                relay.check()
+            self.sessions.check(self.reactor.tick())
             for listener in self.listeners:
                 listener.check()
             try:
@@ -140,104 +225,132 @@ class Service:
                 log.error("looking after certificates failed", exc_info=error)
             self.reactor.wake()
 
-    def reload(self) -> None:
-        """Read the rules again; sessions that run keep theirs."""
-        try:
-            judge = self._load()
-        except Exception as error:  # our own bug, and no reason to end
-            log.error("reading the rules failed", exc_info=error)
-            judge = None
-        if judge is None:
-            log.error("the rules were not reloaded: the ones in force stay")
-        else:
-            self.judge = judge
-            log.info("rules reloaded")
+    def retire(self) -> None:
+        """Accept no more; end when the last session has come to its own end."""
+        self._draining = True
+        self._close_listeners()
+        self.sessions.changed = self._look_whether_drained
+        self._look_whether_drained()
 
     def drain(self) -> None:
-        """Accept no more; stop when what is in flight is done."""
+        """Accept no more; every session ends when nothing of it is in flight."""
+        if self._drained.is_set():  # it has ended, and let go of everything
+            return
         self.reactor.tick()
-        for listener in self.listeners:
-            listener.close()
-        self.listeners.clear()
-        self.sessions.changed = self._look_whether_drained
+        self._drop_arriving()
+        self.retire()
         for relay in tuple(self.sessions.relays):
             relay.drain()
         self.reactor.wake()
-        self._look_whether_drained()
 
     def _look_whether_drained(self) -> None:
-        if not self.sessions.relays:
+        if self.sessions.none:
             self._drained.set()
 
     async def stop(self, *, grace: float) -> None:
         """421 to whoever is still there after `grace` seconds, then end."""
         with trio.move_on_after(grace):
             await self._drained.wait()
+            return
         self.reactor.tick()
         for relay in tuple(self.sessions.relays):
             relay.stop()
         self.reactor.wake()
-        with trio.move_on_after(3.0):
+        with trio.move_on_after(LAST_WORDS):
             await self._drained.wait()
         self._drained.set()
 
     def end_at_once(self) -> None:
         """Drop everything."""
-        self.exit_code = 1
+        if not self._drained.is_set():
+            self.exit_code = 1
         self._drained.set()
 
 
-async def _signals(
-    service: Service, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-        task_status.started()
-        stopping = False
-        async for number in received:
-            if number == signal.SIGHUP:
-                service.reload()
-            elif stopping:
-                log.warning("stopping at once")
-                service.end_at_once()
-            else:
-                stopping = True
-                count = len(service.sessions.relays)
-                log.info("draining; a second signal stops at once", sessions=count)
-                service.drain()
-                nursery.start_soon(lambda: service.stop(grace=service.config.patience_table().drain))
-
-
-async def run(config: Config, load: Callable[[], Judge | None]) -> int:
-    """Serve as configured until told to stop; the exit code.
-
-    Args:
-        config: checked already.
-        load: reads the rules (again); None when they are bad, and then it has said why.
-    """
-    judge = load()
-    if judge is None:
-        return 2
-    descriptor = 1
-    if config.audit.file != "-":
-        try:
-            descriptor = open_file(config.audit.file)
-        except OSError as error:
-            print(f"smtpproxy: the audit {config.audit.file} can't be opened: {error.strerror}", file=sys.stderr)
-            return 3
-    service = Service(config, judge, load, descriptor)
+async def work(outfit: Outfit, orders: socket.socket) -> int:
+    """Be a worker, until it is over; the exit code."""
+    service = Service(outfit)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_signals, service, nursery)
+        hearing = _Hearing(service, orders, nursery)
+        await nursery.start(hearing.signals)
+        nursery.start_soon(hearing.orders)
         try:
-            await service.open(lambda line: print(line, file=sys.stderr, flush=True))
-        except OSError as error:
-            service.close()
-            service.exit_code = 3
-            print(f"smtpproxy: can't listen on {error.filename}: {error.strerror}", file=sys.stderr)
-        except MaterialError as error:
+            with hearing.preparing, _hushed(outfit.quiet):
+                await service.prepare()
+        except (MaterialError, PrivilegeError) as error:
             service.close()
             service.exit_code = 2
-            print(f"smtpproxy: {error}", file=sys.stderr)
+            _say(orders, FAILED + f"2 {error}".encode())
         else:
-            await service.run()
+            if hearing.preparing.cancelled_caught:
+                service.close()
+            else:
+                _say(orders, READY)
+                await service.run()
         nursery.cancel_scope.cancel()
     return service.exit_code
+
+
+class _Hearing:
+    """What a worker is told by orders and signals."""
+
+    def __init__(self, service: Service, orders: socket.socket, nursery: trio.Nursery) -> None:
+        self.preparing = trio.CancelScope()
+        self._service = service
+        self._orders = orders
+        self._nursery = nursery
+        self._stopping = False
+
+    async def signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """SIGTERM may come again and again: a service manager tells all processes, and so does the supervisor."""
+        with trio.open_signal_receiver(signal.SIGTERM) as received:
+            hear_sigterm()
+            task_status.started()
+            async for _ in received:
+                self._stop()
+
+    async def orders(self) -> None:
+        """Until the supervisor is gone."""
+        while True:
+            await trio.lowlevel.wait_readable(self._orders)
+            try:
+                order = self._orders.recv(64)
+            except OSError:
+                order = b""
+            if order == Order.GO.value:
+                self._service.accept()
+            elif order == Order.DRAIN.value:
+                self._service.retire()
+                _say(self._orders, DRAINED)
+            elif order == Order.END.value:
+                self.preparing.cancel()
+                self._service.end_at_once()
+            else:
+                self._stop()
+            if not order:
+                return
+
+    def _stop(self) -> None:
+        self.preparing.cancel()
+        if not self._stopping:
+            self._stopping = True
+            self._service.drain()
+            self._nursery.start_soon(lambda: self._service.stop(grace=self._service.config.patience_table().drain))
+
+
+def _say(orders: socket.socket, octets: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody is there: which `orders` sees
+        orders.send(octets[:4000])
+
+
+@contextlib.contextmanager
+def _hushed(quiet: bool) -> Any:
+    """While it prepares, a worker that is not the first says only what is an error."""
+    before = structlog.get_config()["wrapper_class"]
+    if quiet:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+    try:
+        yield
+    finally:
+        if quiet:
+            structlog.configure(wrapper_class=before)

@@ -1,28 +1,34 @@
 """The signing process: `python -m smtpproxy.net.signer`. It alone has the CA's private key.
 
-The proxy starts it (net/signing.py) with one end of a socket of datagrams, and asks it for one certificate a datagram.
-It reads no octet of any SMTP peer: what it is asked is the `Likeness` that the proxy took from a server's certificate
-and a public key, both bounded and checked anew here, because who asks does read hostile octets.
+The supervisor starts it (net/signingprocess.py) with one socket of datagrams for each worker, and a worker asks it for
+one certificate a datagram (net/signing.py). It reads no octet of any SMTP peer: what it is asked is the `Likeness` that
+the worker took from a server's certificate and a public key, both bounded and checked anew here, because who asks does
+read hostile octets.
 
-- The first datagram it sends is `Ready`: the CA's certificate, or why it can't sign. Then one `Answer` for each
-  datagram it gets, in that order.
-- How many it signs is bounded (a bucket of tokens): who took over the proxy can have certificates while that lasts,
-  never the key, and each of them is in the log.
-- It ends when the other end is closed, and only then: what stops the proxy (a service manager signals all processes of
-  a service) must not stop this one before the proxy has finished what is in flight.
-- It is not dumped and leaves no core file.
+- Of all who ask at once each has one answer in turn. Who does not take its answers is not read from until it has.
+- How many it signs is bounded (a bucket of tokens, for all workers together): who took over a worker can have
+  certificates while that lasts, never the key, and each of them is in the log. What such a worker does to its socket
+  ends that socket, not this process.
+- Its life is a socket, too: there it says `Ready`, the CA's certificate or why it can't sign, then one octet for each
+  that comes; and when the other end, which nobody has but the supervisor, is closed, it ends. So it does when the
+  supervisor is no longer its parent, and only then: what stops the proxy (a service manager signals all processes of a
+  service) must not stop this one before the workers have finished what is in flight.
+- It is not dumped and leaves no core file. Started as root it may become another user, once it has read the key.
 
 What must never happen: the key, or the passphrase, in an answer, in the log or in a traceback.
 """
 
 import argparse
 import ctypes
+import os
 import resource
+import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +36,7 @@ import msgspec
 import structlog
 from cryptography import x509
 
+from smtpproxy.net.privileges import Identity, PrivilegeError, drop
 from smtpproxy.tls import authority, minting
 from smtpproxy.tls.authority import Authority, AuthorityError
 from smtpproxy.tls.minting import Likeness
@@ -39,7 +46,10 @@ log = structlog.get_logger()
 LARGEST = 65_536  # octets of a datagram
 SHOWN = 10  # names of a certificate that the log shows
 QUIET = 1.0  # seconds between two lines about what was refused
+LOOK = 1.0  # seconds between looks at who the parent is
 _PR_SET_DUMPABLE = 4
+_ASKED = select.POLLIN | select.POLLRDHUP
+_CLOSED = select.POLLHUP | select.POLLRDHUP
 
 _Text = Annotated[str, msgspec.Meta(max_length=255)]
 
@@ -47,7 +57,7 @@ _Text = Annotated[str, msgspec.Meta(max_length=255)]
 class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One certificate is asked for. `number` is in the answer."""
 
-    number: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     names: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=minting.MOST_NAMES)]
     subject: Annotated[tuple[tuple[_Text, _Text], ...], msgspec.Meta(max_length=minting.MOST_ATTRIBUTES)]
     not_before: int
@@ -153,16 +163,77 @@ def serial(der: bytes) -> str:
     return f"{x509.load_der_x509_certificate(der).serial_number:x}"
 
 
-def serve(sock: socket.socket, signing: Signing) -> None:
-    """Answer what is asked, until the other end is closed."""
-    while True:
+class Desk:
+    """The workers, and who answers them. `serve` returns when the supervisor is gone."""
+
+    def __init__(self, life: socket.socket, sockets: Iterable[socket.socket], signing: Signing) -> None:
+        self._life = life
+        self._sockets = {sock.fileno(): sock for sock in sockets}
+        self._signing = signing
+        self._held: dict[int, bytes] = {}  # answers there was no room for
+        self._poll = select.poll()
+        self._poll.register(life, select.POLLIN)
+        for descriptor in self._sockets:
+            self._poll.register(descriptor, _ASKED)
+
+    def serve(self, parent: int) -> None:
+        """Answer all who ask, while the parent is this one and the other end of life is open."""
+        while os.getppid() == parent and self.turn(LOOK):
+            pass
+
+    def turn(self, patience: float) -> bool:
+        """Wait so many seconds for who asks, then answer each of them once; False: the supervisor is gone."""
+        life = self._life.fileno()
+        lives = True
+        for descriptor, mask in self._poll.poll(patience * 1000):
+            if descriptor == life:
+                lives = self._lives()
+            else:
+                self._answer(descriptor, mask)
+        return lives
+
+    def _lives(self) -> bool:
+        """The supervisor has asked whether we are there, and is told; False: it is gone."""
         try:
-            datagram = sock.recv(LARGEST + 1)
-            if not datagram:
-                return
-            sock.sendall(msgspec.msgpack.encode(signing.answer(datagram)))
+            octets = self._life.recv(LARGEST, socket.MSG_DONTWAIT)
+            if octets:
+                self._life.send(octets, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # it does not listen: one answer less
+            return True
         except (BrokenPipeError, ConnectionResetError):
-            return
+            return False
+        return bool(octets)
+
+    def _answer(self, descriptor: int, mask: int) -> None:
+        """One worker's next question; or the answer that waits for room."""
+        sock = self._sockets[descriptor]
+        answer = self._held.pop(descriptor, b"")
+        if not answer:
+            try:
+                datagram = sock.recv(LARGEST + 1, socket.MSG_DONTWAIT)
+            except BlockingIOError:  # somebody else has taken it
+                return
+            except ConnectionResetError:
+                datagram = b""
+            if not datagram and mask & _CLOSED:  # else it is empty, and no request
+                self._let_go(descriptor)
+                return
+            answer = msgspec.msgpack.encode(self._signing.answer(datagram))
+        try:
+            sock.send(answer, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._held[descriptor] = answer
+            self._poll.modify(descriptor, select.POLLOUT)
+        except (BrokenPipeError, ConnectionResetError):
+            self._let_go(descriptor)
+        else:
+            self._poll.modify(descriptor, _ASKED)
+
+    def _let_go(self, descriptor: int) -> None:
+        """The supervisor keeps both ends open: it is the worker that has shut it down, which ours do not."""
+        self._poll.unregister(descriptor)
+        self._sockets.pop(descriptor).close()
+        log.warning("a worker's socket to the signer was shut down", left=len(self._sockets))
 
 
 def open_authority(directory: Path, passphrase_file: Path | None) -> Authority:
@@ -181,14 +252,28 @@ def harden() -> None:
         raise OSError(ctypes.get_errno(), "the process can't be made undumpable")
 
 
+def identity(text: str) -> Identity:
+    """`UID:GID:GROUP,GROUP` as it is on the command line.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    uid, gid, groups = text.split(":")
+    return Identity(int(uid), int(gid), tuple(int(group) for group in groups.split(",") if group))
+
+
 def main() -> None:
     """The process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    parent = os.getppid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     parser = argparse.ArgumentParser(prog="smtpproxy.net.signer", description="Started by the proxy, not by hand.")
-    parser.add_argument("--socket", type=int, required=True, help="an inherited descriptor")
+    parser.add_argument("--life", type=int, required=True, help="an inherited descriptor")
+    parser.add_argument("--sockets", type=int, nargs="+", required=True, help="inherited descriptors, one a worker")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--passphrase-file", type=Path)
+    parser.add_argument("--fingerprint", default="", help="SHA-256 of the CA's certificate (PEM), if it is known")
+    parser.add_argument("--identity", type=identity, help="who to be, once the key was read: UID:GID:GROUP,GROUP")
     parser.add_argument("--days", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--burst", type=int, required=True)
@@ -196,23 +281,28 @@ def main() -> None:
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
     _set_up_log(options.log_level, json=options.log_json)
-    sock = socket.socket(fileno=options.socket)
-    sock.setblocking(True)
+    life = socket.socket(fileno=options.life)
     try:
         harden()
         ca = open_authority(options.directory, options.passphrase_file)
-    except (AuthorityError, OSError) as error:
-        _say(sock, Ready(why=str(error)[:4000]))
+        if options.fingerprint not in ("", sha256(ca.pem).hexdigest()):
+            raise AuthorityError(f"{options.directory} has another CA than when the proxy read it: reload the proxy")
+        if options.identity is not None:
+            drop(*options.identity)
+            harden()  # with the user the kernel sets that anew, as fs.suid_dumpable says
+    except (AuthorityError, PrivilegeError, OSError) as error:
+        _say(life, Ready(why=str(error)[:4000]))
         sys.exit(2)
     signing = Signing(ca, options.days, Bucket(options.rate, options.burst))
-    _say(sock, Ready(ca.pem))
-    serve(sock, signing)
+    desk = Desk(life, [socket.socket(fileno=descriptor) for descriptor in options.sockets], signing)
+    _say(life, Ready(ca.pem))
+    desk.serve(parent)
     log.info("the signer ends", minted=signing.minted, refused=signing.refused)
 
 
-def _say(sock: socket.socket, ready: Ready) -> None:
+def _say(life: socket.socket, ready: Ready) -> None:
     try:
-        sock.sendall(msgspec.msgpack.encode(ready))
+        life.sendall(msgspec.msgpack.encode(ready))
     except (BrokenPipeError, ConnectionResetError):  # gone before we were ready
         sys.exit(0)
 

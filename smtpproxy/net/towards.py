@@ -8,11 +8,16 @@ By `verify` of the listener:
     mta-sts   while the policy is `enforce`: the name is one of its mx, and chain and name as for `verify`; while it is
               `testing`, or there is none, as for `record`
 
+Where a session goes to wherever its client was going, only the address is known: then no name is asked for by SNI, and
+`record` looks at the chain alone. That is enough for the CA to certify what the certificate says, because the client
+looks for the name it meant in it; it is not enough to call the server verified.
+
 No session is resumed on this link: Python copies it whenever it is taken out or put in, which costs what resuming saves
 with TLS 1.3 and P-256, and most of it elsewhere (bench/README.md has the figures). So each server shows its
 certificate, and proves its key, every time.
 """
 
+import copy
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,6 +33,7 @@ from smtpproxy.tls.verifying import Roots, openssl_verdict, verify_chain
 
 _NOTHING = Knowledge()
 _VERIFIED = Verdict(True)
+_CHAIN_ONLY = Verdict(False, "", "the chain is valid; the name the server should have is not known")
 
 
 class Attempt(NamedTuple):
@@ -56,6 +62,7 @@ class Towards:
     ) -> None:
         self.name = name = name.partition("%")[0]  # of a link-local address the zone is ours alone
         self.sni = "" if is_address(name) else name  # RFC 6066 §3: names only
+        self._nameless = False
         self._kind = config.verify
         self._legacy = config.legacy
         self._trust = trust
@@ -80,6 +87,12 @@ class Towards:
             if config.roots:
                 raise
             self._no_roots = str(error)  # a small system: nothing verifies, and the record says why
+
+    def for_host(self, address: str) -> "Towards":
+        """The same towards a server of which only the address is known."""
+        towards = copy.copy(self)
+        towards.name, towards.sni, towards._nameless = address, "", True
+        return towards
 
     def ask(self, done: Callable[[Knowledge], None]) -> None:
         """What has to be known before a handshake; `done` is called once, perhaps at once."""
@@ -125,6 +138,8 @@ class Towards:
                 raise HandshakeError(verdict.why, verdict.result)
             return verdict
         verdict = self._chain_and_name(attempt)
+        if self._nameless and verdict.verified:
+            return _CHAIN_ONLY
         policy = knowledge.policy
         if policy is not None and policy.mode is Mode.TESTING and not policy.matches(self.name):
             verdict = Verdict(False, HOST_MISMATCH, f"{self.name} is none of the MX hosts of the MTA-STS policy")
@@ -134,7 +149,13 @@ class Towards:
         """By our own look."""
         if self._roots is None:
             return Verdict(False, NOT_TRUSTED, self._no_roots)
-        return verify_chain(attempt.channel.chain(), self.name, self._roots, self._wall())
+        name = "" if self._nameless else self.name
+        return verify_chain(attempt.channel.chain(), name, self._roots, self._wall())
+
+    @staticmethod
+    def vouched(verdict: Verdict) -> bool:
+        """The CA may certify what the server's certificate says."""
+        return verdict.verified or verdict is _CHAIN_ONLY
 
     @staticmethod
     def refused(error: HandshakeError) -> HandshakeError:

@@ -1,12 +1,14 @@
-"""A DNS server and a server of MTA-STS policies on the loopback; they say what a test wants, however wrong it is.
+"""Who is asked: a DNS server, a server of MTA-STS policies, the signing process.
 
-Both run in the test's nursery, on ports the kernel chose, and keep what they were asked. `known` asks a `Trust` as a
-session does. Nothing sleeps: what has to wait waits for an event.
+The first two are on the loopback and say what a test wants, however wrong it is. Both run in the test's nursery, on
+ports the kernel chose, and keep what they were asked. `known` asks a `Trust` as a session does. Nothing sleeps: what
+has to wait waits for an event. `Signed` is the real signing process, with both its supervisor and its one worker here.
 """
 
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +22,11 @@ import dns.rrset
 import trio
 import trustme
 
+from smtpproxy.config import Config
+from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.resolving import Resolver
+from smtpproxy.net.signing import Signer
+from smtpproxy.net.signingprocess import SigningProcess
 from smtpproxy.net.trust import Knowledge, Trust
 
 DEADLINE = 10.0
@@ -228,6 +234,37 @@ class PolicyServer:
         await secured.send_all(self.answer)
         if not self.ragged:
             await secured.unwrap()
+
+
+class Signed:
+    """The signing process of a configuration, started, and a worker's side of it; neither, where nothing is signed.
+
+    Where the reactor is closed before this, `signer` is closed before it, as `Materials.close` does.
+    """
+
+    def __init__(self, config: Config, reactor: Reactor) -> None:
+        """Waits for it.
+
+        Raises:
+            SignerError: it can't be started.
+        """
+        self.process = SigningProcess.of(config, 1)
+        self.signer: Signer | None = None
+        if self.process is not None:
+            self.process.start()
+            self.signer = Signer(reactor, self.process.socket_of(0), self.process.certificate)
+
+    def check(self) -> None:
+        """As the supervisor does once a second; `Materials.check` looks at the worker's side."""
+        if self.process is not None:
+            self.process.check(time.monotonic())
+
+    def close(self) -> None:
+        """End it; twice is once."""
+        if self.signer is not None:
+            self.signer.close()
+        if self.process is not None:
+            self.process.close()
 
 
 def http(body: bytes, status: bytes = b"200 OK", kind: bytes = b"text/plain", *fields: bytes) -> bytes:

@@ -5,6 +5,7 @@ only where a test says so (`rig.wait(300)`), and nothing sleeps. Every wait has 
 With `tls`, a table as in `[listener.tls]`, the listener has TLS; ends that speak it are in tls_rig.py.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,20 @@ import trio
 from smtpproxy.audit.log import AuditLog, open_file
 from smtpproxy.config import Config
 from smtpproxy.net.handshakes import ListenerTLS
-from smtpproxy.net.listener import Destination, Listener, Sessions, open_sockets
+from smtpproxy.net.listener import Listener, Sessions
+from smtpproxy.net.machine import Machine, plain
 from smtpproxy.net.materials import Materials
+from smtpproxy.net.origin import Loops, Origin, open_sockets
+from smtpproxy.net.plans import Destination, Making, Plan, Plans
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.relay import Relay
+from smtpproxy.net.setup import Setup
+from smtpproxy.net.tally import Tally
 from smtpproxy.policy.judge import Judge as ShippedRules
 from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import Judge, PassAll
+from tests.net.authority_rig import Signed
 
 DEADLINE = 5.0
 OPEN = PassAll()
@@ -268,42 +275,86 @@ class Store:
 
 
 class Process:
-    """`smtpproxy serve` as a process of its own."""
+    """`smtpproxy serve` as a process of its own, with its workers; the group of these processes ends with it."""
 
-    def __init__(self, port: int, audit: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "smtpproxy", "serve", "--listen", "127.0.0.1:0"]
-        command += ["--server", f"127.0.0.1:{port}", "--audit", str(audit), *options]
+    def __init__(
+        self,
+        port: int,
+        audit: Path,
+        *options: str,
+        workers: int = 1,
+        listen: str = "127.0.0.1:0",
+        before: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """`workers` 0 and `listen` "" leave it to the configuration; `before` is a command that becomes this one."""
+        command = [*before, sys.executable, "-m", "smtpproxy", "serve", "--audit", str(audit)]
+        command += ["--workers", str(workers)] if workers else []
+        command += ["--listen", listen, "--server", f"127.0.0.1:{port}"] if listen else []
+        command += options
         self.audit = audit
+        self._stderr = os.memfd_create("stderr")
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=_ROOT
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            cwd=_ROOT,
+            env={**os.environ, **(environ or {})},
+            pass_fds=descriptors,
+            start_new_session=True,
         )
-        self.said = ""
+        self.pid = self.process.pid  # of the supervisor; after a hand-over the test knows better
         self.port = 0
+        self._ends: list[End] = []
+
+    @property
+    def said(self) -> str:
+        """All of standard error so far."""
+        return self._last_said if self._stderr < 0 else os.pread(self._stderr, 10_000_000, 0).decode()
+
+    async def hears(self, words: str, *, behind: int = 0, seconds: float = 20.0) -> re.Match[str]:
+        """It says this, a regular expression, behind so many characters."""
+        with trio.fail_after(seconds):
+            while (found := re.compile(words).search(self.said, behind)) is None:
+                running = self.process.poll() is None or self.pid != self.process.pid
+                assert running, f"it ended with {self.process.returncode}: {self.said}"
+                await trio.sleep(0.005)
+        return found
 
     async def ready(self) -> None:
         """It listens."""
-        assert self.process.stderr is not None
-        with trio.fail_after(20):
-            while not self.port:
-                line = (await trio.to_thread.run_sync(self.process.stderr.readline)).decode()
-                assert line, f"it ended: {self.said}"
-                self.said += line
-                found = _LISTENING.search(line)
-                self.port = int(found[1]) if found else 0
+        self.port = int((await self.hears(_LISTENING.pattern))[1])
 
-    async def connect(self) -> End:
+    @property
+    def workers(self) -> list[int]:
+        """Those of the supervisor, by their numbers."""
+        return self._children(signers=False)
+
+    @property
+    def signers(self) -> list[int]:
+        """Its signing processes."""
+        return self._children(signers=True)
+
+    def _children(self, *, signers: bool) -> list[int]:
+        children = map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+        return [child for child in children if (b"net.signer" in _command(child)) is signers]
+
+    async def connect(self, host: str = "127.0.0.1", port: int = 0) -> End:
         """A client."""
-        sock = trio.socket.socket()
+        end = End(trio.socket.socket())
+        self._ends.append(end)
         with trio.fail_after(DEADLINE):
-            await sock.connect(("127.0.0.1", self.port))
-        return End(sock)
+            await end.socket.connect((host, port or self.port))
+        return end
 
     def signal(self, number: signal.Signals) -> None:
         """As `kill`."""
-        self.process.send_signal(number)
+        os.kill(self.pid, number)
 
     async def code(self, seconds: float = 10.0) -> int:
-        """How it ends."""
+        """How the one that was started ends."""
         with trio.fail_after(seconds):
             while self.process.poll() is None:
                 await trio.sleep(0.005)
@@ -314,19 +365,31 @@ class Process:
         return [json.loads(line) for line in self.audit.read_bytes().rpartition(b"\n")[0].splitlines()]
 
     def close(self) -> None:
-        """End it, if it has not ended."""
-        if self.process.poll() is None:
-            self.process.kill()
+        """End all of it that has not ended."""
+        if self._stderr < 0:
+            return
+        for end in self._ends:
+            end.close()
+        with contextlib.suppress(ProcessLookupError):  # the group is gone
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        if self.process.stderr is not None:
-            self.said += self.process.stderr.read().decode()
-            self.process.stderr.close()
+        self._last_said = self.said
+        os.close(self._stderr)
+        self._stderr = -1
+
+
+def _command(pid: int) -> bytes:
+    """What a process is, b"" if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @asynccontextmanager
-async def running(store: Store, audit: Path, *options: str) -> AsyncIterator[Process]:
+async def running(store: Store, audit: Path, *options: str, workers: int = 1) -> AsyncIterator[Process]:
     """A process in front of a store that is running already."""
-    process = Process(store.port, audit, *options)
+    process = Process(store.port, audit, *options, workers=workers)
     try:
         await process.ready()
         yield process
@@ -353,6 +416,19 @@ class Clock:
         return time.monotonic() + self.ahead
 
 
+class RigPlans(Plans):
+    """Plans with the judge that the rig has at the moment."""
+
+    def __init__(self, rig: "Rig", plans: Plans) -> None:
+        super().__init__(plans.entry, plans.default, plans.matches)
+        self._rig = rig
+
+    def choose(self, origin: Origin) -> Plan:
+        """As the service's, with the rig's judge where no match block fits."""
+        plan = super().choose(origin)
+        return plan if plan.name else plan._replace(judge=self._rig.judge)
+
+
 class Rig:
     """A listener in front of a server."""
 
@@ -375,6 +451,8 @@ class Rig:
         keylog: Path | None = None,
         dns: Mapping[str, Any] | None = None,
         wall: Callable[[], float] = time.time,
+        settings: Mapping[str, Any] | None = None,
+        matches: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         # STARTTLS is told, or not, by the shipped rules.
         self.judge: Judge = judge or (OPEN if tls is None else ShippedRules())
@@ -383,7 +461,7 @@ class Rig:
         self.path = path
         self.server = server or Server(host)
         self.reactor = Reactor(audit, self.clock)
-        self.sessions = Sessions(connections=connections, per_client=per_client)
+        self.sessions = Sessions(connections=connections, per_client=per_client, tally=Tally.alone())
         name = f"[{self.server.host}]" if ":" in self.server.host else self.server.host
         listener = {
             "name": "smtp",
@@ -391,18 +469,22 @@ class Rig:
             "server": f"{name}:{self.server.port}",
             "newlines": newlines,
             **({"tls": tls} if tls is not None else {}),
+            **(settings or {}),
         }
         config = Config.model_validate(
             {
-                "listener": [listener],
+                "listener": [{key: value for key, value in listener.items() if value is not None}],
+                "match": list(matches),
                 "ca": {"directory": str(ca or "")},
                 "tls": {"keylog": str(keylog or "")},
                 "dns": dns or {},
             }
         )
         (self.entry,) = config.listeners
-        self.materials = Materials(config, self.reactor, wall) if tls is not None else None
-        self.destination = Destination(self.entry.server)
+        self.signed = Signed(config, self.reactor)
+        self.materials = Materials(config, self.reactor, wall, self.signed.signer) if tls is not None else None
+        self.setup = Setup(config, {"": self.judge})
+        self.plans: Plans | None = None
         self.limits = limits
         self.patience = patience
         self.spool = spool or io.BytesIO
@@ -411,28 +493,40 @@ class Rig:
 
     async def open(self) -> None:
         """What the service does before anybody is accepted."""
-        tls = None
         if self.materials is not None:
             await self.materials.start()
-            tls = self.materials.listener(self.entry)
-        self.address, self.family = self.listen(tls)
+        making = Making(self.setup, self.materials)
+        (plans,) = making.plans()
+        for destination in making.destinations:
+            await destination.look_up()
+        self.plans = RigPlans(self, plans)
+        self.address, self.family = self.listen()
 
-    def listen(self, tls: ListenerTLS | None) -> tuple[tuple[str, int], int]:
-        """A listener; the address it is reached by."""
-        (sock,) = open_sockets(self.entry.listen)
+    @property
+    def destination(self) -> Destination:
+        """The configured server."""
+        assert self.plans is not None
+        assert self.plans.default.destination is not None
+        return self.plans.default.destination
+
+    def listen(self, tls: ListenerTLS | None = None) -> tuple[tuple[str, int], int]:
+        """A listener, with TLS of its own if that is given; the address it is reached by."""
+        assert self.plans is not None
+        plans = self.plans
+        if tls is not None:
+            plans = RigPlans(self, Plans(self.entry, plans.default._replace(tls=tls)))
+        (sock,) = open_sockets(self.entry)
         self.listeners.append(
             Listener(
-                self.entry,
+                plans,
                 sock,
-                self.destination,
                 self.reactor,
                 self.sessions,
                 self.audit,
-                judge=lambda: self.judge,
+                loops=Loops([plain(sock.getsockname())], Machine(self.reactor.tick)),
                 limits=self.limits,
                 patience=self.patience,
                 spool=self.spool,
-                tls=tls,
             )
         )
         return sock.getsockname()[:2], sock.family
@@ -474,8 +568,8 @@ class Rig:
         """So much time passes; then everybody's patience is looked at, as the service does every second."""
         self.clock.ahead += seconds
         self.reactor.tick()
-        for relay in tuple(self.sessions.relays):
-            relay.check()
+        self.sessions.check(self.reactor.now)
+        self.signed.check()
         for listener in self.listeners:
             listener.check()
         if self.materials is not None:
@@ -508,11 +602,11 @@ class Rig:
         """Let go of everything."""
         for listener in self.listeners:
             listener.close()
-        for relay in tuple(self.sessions.relays):
-            relay.abandon()
+        self.sessions.abandon()
         if self.materials is not None:
             self.materials.close()
         self.reactor.close()
+        self.signed.close()
         for client in self.clients:
             client.close()
         self.server.close()

@@ -4,7 +4,6 @@ import os
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 import structlog
 import trio
 
-from smtpproxy.config import parse_endpoint
-from smtpproxy.net.listener import REFRESH, Destination, Sessions, open_sockets, printable
+from smtpproxy.net.listener import Sessions
+from smtpproxy.net.tally import Tally
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import PassAll
-from tests.net.rig import ENVELOPE, End, Rig, Server, Store, dead_address, rig, settled, until
+from tests.net.rig import ENVELOPE, End, Rig, Store, dead_address, rig, settled, until
 
 
 def _descriptors() -> int:
@@ -53,7 +52,7 @@ async def test_connections_of_one_client_are_bounded(tmp_path: Path) -> None:
 
 
 def test_what_is_counted_is_forgotten() -> None:
-    sessions = Sessions(connections=10, per_client=2)
+    sessions = Sessions(connections=10, per_client=2, tally=Tally.alone())
     calls: list[int] = []
     sessions.changed = lambda: calls.append(len(sessions.relays))
     relays: list[Any] = [object(), object()]
@@ -64,7 +63,8 @@ def test_what_is_counted_is_forgotten() -> None:
     for relay in relays:
         sessions.remove(relay, "192.0.2.1")
     assert not sessions.full("192.0.2.1")
-    assert not sessions._clients
+    assert sessions.none
+    assert sessions.tally.total() == 0
     assert calls == [1, 0]
 
 
@@ -256,127 +256,7 @@ async def test_a_session_is_judged_by_the_rules_of_its_beginning(tmp_path: Path)
         assert sum(relay.session.judge is r.judge for relay in r.sessions.relays) == 1
 
 
-# ------------------------------------------------------------------------------------------------- names, addresses
-
-
-class Resolver(trio.abc.HostnameResolver):
-    """What trio asks instead of the system."""
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-        self.asked = 0
-
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        family: int = 0,
-        type: int = 0,  # noqa: A002 - trio's name
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Any:
-        """The answer given, or the error."""
-        self.asked += 1
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return [(family, type, 6, "", address) for family, address in self.answer]
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
-        """Not asked."""
-        raise NotImplementedError
-
-
-@pytest.fixture
-async def resolver() -> AsyncIterator[Resolver]:
-    made = Resolver([])
-    before = trio.socket.set_custom_hostname_resolver(made)
-    yield made
-    trio.socket.set_custom_hostname_resolver(before)
-
-
-async def test_a_name_with_two_families_of_which_the_first_refuses(tmp_path: Path, resolver: Resolver) -> None:
-    """localhost: IPv6 first and nobody there, then IPv4."""
-    async with rig(tmp_path) as r:
-        destination = Destination(parse_endpoint(f"localhost:{r.server.port}"))
-        resolver.answer = [(socket.AF_INET6, ("::1", r.server.port, 0, 0)), r.server.address, r.server.address]
-        await destination.look_up()
-        assert len(destination.addresses) == 2
-        r.destination.addresses = destination.addresses
-        client, server = await r.both()
-        await client.hello(server)
-        await client.ask(b"QUIT\r\n", server, b"221 Bye\r\n")
-        assert (await r.record("link-close"))["server"] == server.name
-
-
-async def test_a_zone_of_an_address_is_kept(resolver: Resolver) -> None:
-    """fe80::1 without its interface is no address."""
-    resolver.answer = [(socket.AF_INET6, ("fe80::1", 25, 0, 2))]
-    destination = Destination(parse_endpoint("mx.example"))
-    await destination.look_up()
-    assert destination.addresses == [(socket.AF_INET6, ("fe80::1", 25, 0, 2))]
-
-
-@pytest.mark.parametrize("error", [OSError("no such name"), UnicodeError("label too long")])
-async def test_what_is_known_stays_when_the_resolver_fails(resolver: Resolver, error: Exception) -> None:
-    destination = Destination(parse_endpoint("mx.example"))
-    resolver.answer = error
-    await destination.look_up()
-    assert destination.addresses == []
-    resolver.answer = [(socket.AF_INET, ("192.0.2.1", 25))]
-    await destination.look_up()
-    resolver.answer = error
-    with structlog.testing.capture_logs() as log:
-        await destination.look_up()
-    assert destination.addresses == [(socket.AF_INET, ("192.0.2.1", 25))]
-    assert log[0]["server"] == "mx.example:25"
-
-
-async def test_a_name_is_looked_up_again(resolver: Resolver, autojump_clock: trio.testing.MockClock) -> None:
-    """Every minute; every few seconds as long as there is no answer."""
-    destination = Destination(parse_endpoint("mx.example"))
-    with trio.move_on_after(14):
-        await destination.keep_fresh()
-    assert resolver.asked == 2
-    resolver.answer = [(socket.AF_INET, ("192.0.2.1", 25))]
-    with trio.move_on_after(6 + 2.5 * REFRESH):
-        await destination.keep_fresh()
-    assert resolver.asked == 5
-
-
-@pytest.mark.parametrize("text", ["192.0.2.1:25", "[2001:db8::1]:25"])
-async def test_an_address_is_not_looked_up(resolver: Resolver, text: str) -> None:
-    destination = Destination(parse_endpoint(text))
-    await destination.look_up()
-    await destination.keep_fresh()
-    assert resolver.asked == 0
-    assert len(destination.addresses) == 1
-
-
-def test_printable() -> None:
-    assert printable(("192.0.2.1", 25)) == "192.0.2.1:25"
-    assert printable(("2001:db8::1", 25, 0, 0)) == "[2001:db8::1]:25"
-
-
-@pytest.mark.parametrize(("text", "count"), [("127.0.0.1:0", 1), ("[::1]:0", 1), ("[::]:0", 1), ("0.0.0.0:0", 1)])
-def test_open_sockets(text: str, count: int) -> None:
-    sockets = open_sockets(parse_endpoint(text))
-    assert len(sockets) == count
-    for sock in sockets:
-        assert not sock.getblocking()
-        with socket.create_connection((sock.getsockname()[0], sock.getsockname()[1]), timeout=5):
-            pass
-        sock.close()
-
-
-async def test_an_address_in_use_is_an_error_and_leaves_nothing_open() -> None:
-    before = _descriptors()
-    taken = Server()
-    try:
-        with pytest.raises(OSError, match="in use"):
-            open_sockets(parse_endpoint(f"localhost:{taken.port}"))
-    finally:
-        taken.close()
-    assert _descriptors() == before
+# ------------------------------------------------------------------------------------------------- ends
 
 
 async def test_a_closed_listener_accepts_no_more(tmp_path: Path) -> None:

@@ -190,3 +190,36 @@ def test_a_client_that_must_say_what_a_rule_refuses(tmp_path: Path, client: str,
     if warned:
         assert 'rule "no-tls": refuses STARTTLS, and listener "mx" has client = "require"' in str(problems[0])
     assert list(look_at_rules(_config(tmp_path, client=client), load_rules([]).rules)) == []
+
+
+# ------------------------------------------------------------------------------------------------------ match blocks
+
+
+def _with_block(folder: Path, **block: Any) -> Config:
+    tables = {"match": [{"name": "few", "clients": ["192.0.2.0/24"], **block}]}
+    return _config(folder, tables)
+
+
+def test_what_a_block_says_of_tls_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "one.pem", BAD["expired"])
+    (tmp_path / "own.pem").write_text("no certificate")
+    tls = {"certificates": [{"chain": str(tmp_path / "one.pem")}], "roots": str(tmp_path / "own.pem")}
+    found = list(look(_with_block(tmp_path, tls=tls)))
+    assert [(one.place, one.severity) for one in found] == [
+        (("match", 0, "tls", "certificates", 0, "chain"), "warning"),
+        (("match", 0, "tls", "roots"), "error"),
+    ]
+    monkeypatch.setattr(looking, "find_spec", lambda name: None)
+    assert _only(_with_block(tmp_path, tls={"verify": "dane"})).place == ("match", 0, "tls", "verify")
+
+
+def test_rules_of_a_block_are_looked_at_beside_what_is_for_its_clients(tmp_path: Path) -> None:
+    (tmp_path / "no.toml").write_text('[[rule]]\nname = "no"\nwhy = "x"\nextension = "STARTTLS"\nthen = "deny"\n')
+    rules = load_rules([tmp_path / "no.toml"], shipped=False).rules
+    tls = {"client": "require"}
+    config = _with_block(tmp_path, tls=tls)
+    assert len(list(look_at_rules(config, rules))) == 1
+    assert list(look_at_rules(config, rules, "few")) == []
+    config = _with_block(tmp_path, tls=tls, rules=["no.toml"])
+    assert list(look_at_rules(config, rules)) == []
+    assert len(list(look_at_rules(config, rules, "few"))) == 1

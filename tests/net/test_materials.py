@@ -1,5 +1,6 @@
 """What TLS needs is made before anybody is accepted, or said in one line: exit 2 (service.py)."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from structlog.testing import capture_logs
 from smtpproxy.config import Config
 from smtpproxy.net.looking import look
 from smtpproxy.net.materials import KEYLOG_WARNING, MaterialError, Materials
+from smtpproxy.net.privileges import Identity
 from smtpproxy.net.reactor import Reactor
+from smtpproxy.net.signingprocess import SignerError
 from smtpproxy.tls.authority import create
+from tests.net.authority_rig import Signed
 from tests.net.rig import DEADLINE, Process, Store
 from tests.net.tls_rig import as_client, other, put, table
 
@@ -40,11 +44,13 @@ def _config(folder: Path, tables: dict[str, Any] | None = None, **tls: Any) -> C
 @asynccontextmanager
 async def _materials(config: Config) -> AsyncIterator[Materials]:
     reactor = Reactor(NoRecord())
-    made = Materials(config, reactor, time.time)
+    signed = Signed(config, reactor)
+    made = Materials(config, reactor, time.time, signed.signer)
     try:
         yield made
     finally:
         made.close()
+        signed.close()
         reactor.close()
 
 
@@ -73,6 +79,17 @@ async def test_a_key_log_that_can_not_be_written(tmp_path: Path) -> None:
             await materials.start()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_the_key_log_is_for_who_the_workers_become(tmp_path: Path) -> None:
+    """OpenSSL opens it by name whenever a context is made, and that is after privileges were given up."""
+    path = tmp_path / "keys"
+    async with _materials(_config(tmp_path, {"tls": {"keylog": str(path)}})) as materials:
+        with capture_logs():
+            await materials.start()
+        materials.give_to(Identity(65534, 65534, ()))
+    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (65534, 0o600)
+
+
 async def test_no_key_log_no_warning(tmp_path: Path) -> None:
     async with _materials(_config(tmp_path)) as materials:
         with capture_logs() as logs:
@@ -91,7 +108,6 @@ async def test_a_signer_only_where_something_is_to_be_signed(tmp_path: Path) -> 
     async with _materials(_config(tmp_path, tables, certificates=())) as materials:
         assert materials.signer is not None
         await materials.start()
-        assert materials.signer.pid
         materials.check()
 
 
@@ -99,9 +115,9 @@ async def test_a_key_of_the_ca_that_others_can_read(tmp_path: Path) -> None:
     create(tmp_path / "ca", "Test", 100)
     (tmp_path / "ca" / "ca.key").chmod(0o640)
     config = _config(tmp_path, {"ca": {"directory": str(tmp_path / "ca")}}, certificates=())
-    async with _materials(config) as materials:
-        with pytest.raises(MaterialError, match=r"ca\.key"):
-            await materials.start()
+    with pytest.raises(SignerError, match=r"ca\.key"):
+        async with _materials(config):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -199,7 +215,7 @@ async def test_a_process_with_a_certificate_and_a_key_log(tmp_path: Path) -> Non
     chain = put(tmp_path, "chain.pem", other())
     process = Process(
         store.port, audit, "--config", str(settings), "--certificate", chain, "--client-tls", "implicit",
-        "--server-tls", "never",
+        "--server-tls", "never", *(["--user", "nobody"] if os.geteuid() == 0 else []),
     )  # fmt: skip
     try:
         async with trio.open_nursery() as nursery:

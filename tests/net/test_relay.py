@@ -801,7 +801,11 @@ async def test_a_server_at_ipv6(tmp_path: Path) -> None:
 async def test_addresses_that_cannot_even_be_tried(tmp_path: Path) -> None:
     """A zone that is no interface is an error of connect itself; the next address is tried."""
     async with rig(tmp_path) as r:
-        r.destination.addresses = [(socket.AF_INET6, ("fe80::1%nowhere", 25)), (12345, ("x", 1)), r.server.address]
+        r.destination.addresses = [
+            (socket.AF_INET6, ("fe80::1%nowhere", 25)),
+            (12345, ("192.0.2.1", 1)),
+            r.server.address,
+        ]
         client, server = await r.both()
         await client.hello(server)
 

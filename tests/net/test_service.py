@@ -1,17 +1,16 @@
-"""The service: signals, reloading, exit codes; a full disk; and a proxy that is killed (G19, G20, G21)."""
+"""One worker: what it is told, what it prepares, how it ends; a full disk; and one that is killed (G19, G20, G21)."""
 
 import fcntl
 import json
 import os
 import random
-import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,32 +20,55 @@ import structlog
 import trio
 import trio.testing
 
-from smtpproxy.config import Config, parse_endpoint
-from smtpproxy.net.listener import open_sockets
-from smtpproxy.net.service import Service, run
+from smtpproxy.audit.log import open_file
+from smtpproxy.config import Config
+from smtpproxy.net.origin import open_sockets
+from smtpproxy.net.privileges import Identity
+from smtpproxy.net.service import READY, Order, Outfit, Service, work
+from smtpproxy.net.setup import Setup
+from smtpproxy.net.tally import Tallies, Tally
 from smtpproxy.session.records import AuditRecord, Kind
-from smtpproxy.session.verdicts import Action, Judge, PassAll, Verdict
-from smtpproxy.smtp.replies import own
-from tests.net.rig import DEADLINE, ENVELOPE, End, Process, Store, running, settled, until
-
-LISTENING = re.compile(r"listening on (\S+):(\d+) \(server ")
-
-
-class Refuses(PassAll):
-    """Answers MAIL itself, with a number that says which rules these are."""
-
-    def __init__(self, generation: int) -> None:
-        verdict = Verdict(Action.ANSWER, own(f"550 5.7.1 generation {generation}"), "r")
-        self.commands = {"MAIL": lambda command, session: verdict}
+from smtpproxy.session.verdicts import PassAll
+from tests.net.rig import DEADLINE, ENVELOPE, End, Store, settled, until
 
 
 class Running:
-    """`service.run` in this process."""
+    """A worker in this process, and the supervisor's end of its orders."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config, audit: Path) -> None:
         self.code: int | None = None
-        self.ports: list[int] = []
-        self.audit = Path()
+        self.audit = audit
+        self.tallies = Tallies(1)
+        self.orders, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.orders.setblocking(False)
+        its.setblocking(False)
+        self._its = its
+        self._sockets = [open_sockets(entry) for entry in config.listeners]
+        self.ports = [int(sock.getsockname()[1]) for group in self._sockets for sock in group]
+        self._descriptor = open_file(str(audit))
+        self.outfit = Outfit(
+            Setup(config, {"": PassAll()}), self._sockets, self._descriptor, self.tallies.open(self.tallies.claim())
+        )
+
+    async def run(self) -> None:
+        """What the process does."""
+        self.code = await work(self.outfit, self._its)
+        self._its.close()
+
+    async def said(self) -> bytes:
+        """What it says next; b"" is its end."""
+        with trio.fail_after(DEADLINE):
+            await trio.lowlevel.wait_readable(self.orders)
+        return self.orders.recv(4096)
+
+    def tell(self, order: Order) -> None:
+        """As its supervisor."""
+        self.orders.send(order.value)
+
+    async def accepts(self) -> None:
+        """From here on: there is one listener to be seen at the first port."""
+        self.tell(Order.GO)
+        await settled()
 
     async def connect(self) -> End:
         """A client."""
@@ -66,40 +88,44 @@ class Running:
         assert self.code is not None
         return self.code
 
+    def close(self) -> None:
+        """Let go of what a process would have taken with it."""
+        self.orders.close()
+        self._its.close()
+        for sock in (sock for group in self._sockets for sock in group):
+            sock.close()
+        os.close(self._descriptor)
 
-def _config(port: int, audit: Path, **patience: float) -> Config:
+
+def _config(port: int, **settings: Any) -> Config:
     listener = {"name": "smtp", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{port}"}
-    return Config.model_validate(
-        {"listener": [listener], "audit": {"file": str(audit)}, "patience": patience}, by_alias=True
-    )
+    return Config.model_validate({"listener": [listener], **settings}, by_alias=True)
 
 
 @asynccontextmanager
-async def service(
-    folder: Path,
-    store: Store,
-    capsys: pytest.CaptureFixture[str],
-    load: Callable[[], Judge | None] = PassAll,
-    **patience: float,
-) -> AsyncIterator[Running]:
-    """A service that runs; signals to this process reach it from here on."""
-    made = Running()
-    made.audit = folder / "audit.jsonl"
-    config = _config(store.port, made.audit, **patience)
+async def preparing(config: Config, audit: Path, **outfit: Any) -> AsyncIterator[Running]:
+    """A worker that was told nothing yet; signals to this process reach it as soon as it has said something."""
+    made = Running(config, audit)
+    made.outfit = made.outfit._replace(**outfit)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.run)
+            yield made
+            nursery.cancel_scope.cancel()
+    finally:
+        made.close()
 
-    async def serve() -> None:
-        made.code = await run(config, load)
 
-    async with trio.open_nursery() as nursery:
+@asynccontextmanager
+async def service(folder: Path, store: Store, **patience: float) -> AsyncIterator[Running]:
+    """A worker that accepts."""
+    async with (
+        trio.open_nursery() as nursery,
+        preparing(_config(store.port, patience=patience), folder / "audit.jsonl") as made,
+    ):
         nursery.start_soon(store.run)
-        nursery.start_soon(serve)
-        said = ""
-        with trio.fail_after(DEADLINE):
-            while not (found := LISTENING.findall(said)):
-                await trio.sleep(0.001)
-                said += capsys.readouterr().err
-        made.ports = [int(port) for _, port in found]
-        await settled()
+        assert await made.said() == READY
+        await made.accepts()
         yield made
         nursery.cancel_scope.cancel()
     store.close()
@@ -118,29 +144,33 @@ async def _to_content(client: End) -> None:
         assert (await client.reply()).startswith(code)
 
 
-def _kill(number: signal.Signals) -> None:
-    os.kill(os.getpid(), number)
+def _sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 # ------------------------------------------------------------------------------------------------- ending
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_service_ends_at_once_with_0(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
-) -> None:
-    async with service(tmp_path, Store(), capsys) as s:
-        _kill(number)
+@pytest.mark.parametrize("how", ["order", "signal", "lost"])
+async def test_an_idle_worker_ends_at_once_with_0(tmp_path: Path, how: str) -> None:
+    """By order, by SIGTERM, and when its supervisor is gone."""
+    async with service(tmp_path, Store()) as s:
+        if how == "order":
+            s.tell(Order.STOP)
+        elif how == "signal":
+            _sigterm()
+        else:
+            s.orders.close()
         with trio.fail_after(1):
             assert await s.ended() == 0
 
 
-async def test_idle_sessions_are_told_421(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async with service(tmp_path, Store(), capsys) as s:
+async def test_idle_sessions_are_told_421(tmp_path: Path) -> None:
+    async with service(tmp_path, Store()) as s:
         clients = [await s.connect() for _ in range(3)]
         for client in clients:
             await _hello(client)
-        _kill(signal.SIGTERM)
+        _sigterm()
         for client in clients:
             assert (await client.rest()).startswith(b"421 ")
             client.close()
@@ -148,13 +178,13 @@ async def test_idle_sessions_are_told_421(tmp_path: Path, capsys: pytest.Capture
         assert len(s.records("link-close")) == 3
 
 
-async def test_a_mail_in_flight_is_finished_then_421(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_mail_in_flight_is_finished_then_421(tmp_path: Path) -> None:
     """G20: no accepted mail is cut; new connections find nobody."""
-    async with service(tmp_path, store := Store(), capsys) as s:
+    async with service(tmp_path, store := Store()) as s:
         client = await s.connect()
         await _to_content(client)
         await client.send(b"Subject: x\r\n")
-        _kill(signal.SIGTERM)
+        _sigterm()
         await until(lambda: _refuses(s.ports[0]), "it still accepts")
         await client.send(b"\r\nhi\r\n.\r\n")
         assert (await client.reply()).startswith(b"250 2.0.0 queued")
@@ -171,13 +201,13 @@ def _refuses(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
-async def test_an_envelope_in_flight_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async with service(tmp_path, store := Store(), capsys) as s:
+async def test_an_envelope_in_flight_is_finished(tmp_path: Path) -> None:
+    async with service(tmp_path, store := Store()) as s:
         client = await s.connect()
         await _hello(client)
         await client.send(b"MAIL FROM:<a@x.example>\r\n")
         assert (await client.reply()).startswith(b"250")
-        _kill(signal.SIGTERM)
+        _sigterm()
         await until(lambda: _refuses(s.ports[0]), "it still accepts")
         await client.send(b"RCPT TO:<b@y.example>\r\nDATA\r\n")
         for code in (b"250", b"354"):
@@ -190,10 +220,8 @@ async def test_an_envelope_in_flight_is_finished(tmp_path: Path, capsys: pytest.
         assert len(store.mails) == 1
 
 
-async def test_when_the_drain_time_is_over_the_rest_is_told_421(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with service(tmp_path, store := Store(), capsys, drain=0.2) as s:
+async def test_when_the_drain_time_is_over_the_rest_is_told_421(tmp_path: Path) -> None:
+    async with service(tmp_path, store := Store(), drain=0.2) as s:
         sending, waiting = await s.connect(), await s.connect()
         await _to_content(sending)
         await sending.send(b"half a mail")
@@ -201,7 +229,7 @@ async def test_when_the_drain_time_is_over_the_rest_is_told_421(
         await _to_content(waiting)
         await waiting.send(b"x\r\n.\r\n")
         await until(lambda: store.mails, "no mail")
-        _kill(signal.SIGTERM)
+        _sigterm()
         for client in (sending, waiting):
             assert (await client.rest()).startswith(b"421 ")
             client.close()
@@ -212,26 +240,44 @@ async def test_when_the_drain_time_is_over_the_rest_is_told_421(
         assert not s.records("tx-commit")
 
 
-async def test_who_does_not_go_when_told_is_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async with service(tmp_path, Store(), capsys, drain=0.1) as s:
+async def test_who_does_not_go_when_told_is_cut_off(tmp_path: Path) -> None:
+    async with service(tmp_path, Store(), drain=0.1) as s:
         client = await s.connect()
         await _hello(client)
-        _kill(signal.SIGTERM)
+        _sigterm()
         assert (await client.line()).startswith(b"421 ")
         assert await s.ended() == 0  # though the client has not closed
         client.close()
 
 
-async def test_a_second_signal_ends_at_once_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async with service(tmp_path, store := Store(), capsys) as s:
+async def test_sigterm_may_come_again_and_again(tmp_path: Path) -> None:
+    """A service manager tells all processes, and the supervisor does, too."""
+    async with service(tmp_path, store := Store()) as s:
+        client = await s.connect()
+        await _to_content(client)
+        for _ in range(3):
+            _sigterm()
+            s.tell(Order.STOP)
+            await settled()
+        await client.send(b"x\r\n.\r\n")
+        assert (await client.reply()).startswith(b"250 2.0.0 queued")
+        assert (await client.rest()).startswith(b"421 ")
+        client.close()
+        assert await s.ended() == 0
+        assert len(store.mails) == 1
+
+
+@pytest.mark.parametrize("before", [(), (Order.STOP,), (Order.DRAIN,), (Order.DRAIN, Order.STOP)])
+async def test_the_order_to_end_is_obeyed_at_once_with_1(tmp_path: Path, before: tuple[Order, ...]) -> None:
+    async with service(tmp_path, store := Store()) as s:
         client = await s.connect()
         await _to_content(client)
         await client.send(b"half a mail")
-        _kill(signal.SIGTERM)
-        await until(lambda: _refuses(s.ports[0]), "it still accepts")
+        for order in before:
+            s.tell(order)
         await settled()
         assert s.code is None
-        _kill(signal.SIGTERM)
+        s.tell(Order.END)
         with trio.fail_after(1):
             assert await s.ended() == 1
         assert await client.ending() in ("end", "reset")
@@ -241,124 +287,201 @@ async def test_a_second_signal_ends_at_once_with_1(tmp_path: Path, capsys: pytes
         assert s.records("link-close")
 
 
-async def test_nothing_is_left_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_nothing_is_left_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    async with service(tmp_path, Store(), capsys) as s:
+    async with service(tmp_path, Store()) as s:
         client = await s.connect()
         await _to_content(client)
-        _kill(signal.SIGTERM)
-        await settled()
-        _kill(signal.SIGTERM)
+        s.tell(Order.END)
         assert await s.ended() == 1
         await client.ending()
         client.close()
-    # the audit's own descriptor is the process's until its end
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
-# ------------------------------------------------------------------------------------------------- reloading
+# ---------------------------------------------------------------------------------------------- another generation
 
 
-async def test_new_sessions_are_judged_by_new_rules_and_running_ones_by_the_old(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    generation = 0
-
-    def load() -> Judge | None:
-        nonlocal generation
-        generation += 1
-        if generation == 3:
-            return None
-        if generation == 4:
-            raise RuntimeError("a bug in reading rules")
-        return Refuses(generation)
-
-    async def told(client: End) -> bytes:
-        await client.send(b"MAIL FROM:<a@x.example>\r\n")
-        return await client.reply()
-
-    async with service(tmp_path, Store(), capsys, load) as s:
-        first = await s.connect()
-        await _hello(first)
-        for expected in (2, 2, 2, 5):
-            before = generation
-            _kill(signal.SIGHUP)
-            await until(lambda now=before: generation > now, "not read again")  # type: ignore[misc]
-            await settled()
-            client = await s.connect()
-            await _hello(client)
-            assert await told(client) == b"550 generation %d\r\n" % expected
+async def test_told_to_drain_it_accepts_no_more_and_leaves_its_sessions_alone(tmp_path: Path) -> None:
+    """A reload: nobody who is there notices, not even between two mails."""
+    async with service(tmp_path, store := Store()) as s:
+        sending, idle = await s.connect(), await s.connect()
+        await _to_content(sending)
+        await _hello(idle)
+        s.tell(Order.DRAIN)
+        await until(lambda: _refuses(s.ports[0]), "it still accepts")
+        await idle.nothing()
+        await sending.send(b"x\r\n.\r\n")
+        assert (await sending.reply()).startswith(b"250 2.0.0 queued")
+        for client in (sending, idle):
+            await client.send(ENVELOPE + b"DATA\r\n")
+            for code in (b"250", b"250", b"354"):
+                assert (await client.reply()).startswith(code)
+            await client.send(b"y\r\n.\r\n")
+            assert (await client.reply()).startswith(b"250 2.0.0 queued")
+            assert s.code is None
+            await client.send(b"QUIT\r\n")
+            assert (await client.rest()).startswith(b"221")
             client.close()
-            assert await told(first) == b"550 generation 1\r\n"
-        _kill(signal.SIGTERM)
-        assert (await first.line()).startswith(b"421 ")
-        first.close()
+        assert await s.ended() == 0
+        assert store.mails == [b"x\r\n", b"y\r\n", b"y\r\n"]
+
+
+async def test_drained_without_sessions_it_ends_at_once(tmp_path: Path) -> None:
+    async with service(tmp_path, Store()) as s:
+        s.tell(Order.DRAIN)
+        with trio.fail_after(1):
+            assert await s.ended() == 0
+
+
+@pytest.mark.parametrize("order", [Order.DRAIN, Order.STOP])
+async def test_a_load_balancer_that_has_not_said_yet_whom_it_brings(tmp_path: Path, order: Order) -> None:
+    """Accepted is accepted when another generation takes over; when the proxy stops, no session has begun."""
+    store = Store()
+    listener = {"name": "a", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{store.port}", "proxy_from": ["127.0.0.1"]}
+    async with (
+        trio.open_nursery() as nursery,
+        preparing(_config(25, listener=[listener]), tmp_path / "audit") as s,
+    ):
+        nursery.start_soon(store.run)
+        await s.accepts()
+        balancer = await s.connect()
+        await balancer.nothing()
+        s.tell(order)
+        await until(lambda: _refuses(s.ports[0]), "it still accepts")
+        if order is Order.DRAIN:
+            await balancer.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1025 25\r\n")
+            await _hello(balancer)
+            await balancer.send(b"QUIT\r\n")
+            assert (await balancer.rest()).startswith(b"221")
+        else:
+            assert await balancer.ending() == "end"
+        balancer.close()
+        assert await s.ended() == 0
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def test_what_it_is_told_while_it_ends_changes_nothing(tmp_path: Path) -> None:
+    """The supervisor can't know that it has nobody left."""
+    for order in (Order.STOP, Order.END, Order.GO, Order.DRAIN):
+        async with service(tmp_path, Store()) as s:
+            for told in (Order.DRAIN, order, order):
+                s.tell(told)
+            assert await s.ended() in ((0, 1) if order is Order.END else (0,))
+
+
+async def test_a_drain_is_bounded_by_a_later_stop(tmp_path: Path) -> None:
+    async with service(tmp_path, Store()) as s:
+        client = await s.connect()
+        await _hello(client)
+        s.tell(Order.DRAIN)
+        await settled()
+        s.tell(Order.STOP)
+        assert (await client.rest()).startswith(b"421 ")
+        client.close()
         assert await s.ended() == 0
 
 
-async def test_rules_that_are_bad_from_the_beginning_are_2(tmp_path: Path) -> None:
-    assert await run(_config(25, tmp_path / "audit"), lambda: None) == 2
-    assert not (tmp_path / "audit").exists()
+# -------------------------------------------------------------------------------------------------- preparing
 
 
-# ------------------------------------------------------------------------------------------------- starting
+async def test_nobody_is_accepted_before_it_is_told_to_go(tmp_path: Path) -> None:
+    store = Store()
+    async with trio.open_nursery() as nursery, preparing(_config(store.port), tmp_path / "audit") as s:
+        nursery.start_soon(store.run)
+        assert await s.said() == READY
+        client = await s.connect()  # the queue is the socket's
+        await client.nothing()
+        assert store.sessions == 0
+        s.tell(Order.GO)
+        await _hello(client)
+        client.close()
+        nursery.cancel_scope.cancel()
+    store.close()
 
 
-async def test_a_listener_that_cannot_be_opened_is_3_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (taken,) = open_sockets(parse_endpoint("127.0.0.1:0"))
-    where = f"127.0.0.1:{taken.getsockname()[1]}"
-    listeners = [
-        {"name": "one", "listen": "127.0.0.1:0", "server": "127.0.0.1:25"},
-        {"name": "two", "listen": where, "server": "127.0.0.1:25"},
-    ]
-    before = len(os.listdir("/proc/self/fd"))
-    config = Config.model_validate({"listener": listeners, "audit": {"file": str(tmp_path / "audit")}}, by_alias=True)
-    assert await run(config, PassAll) == 3
-    assert f"smtpproxy: can't listen on {where}: Address already in use" in capsys.readouterr().err
-    taken.close()
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+@pytest.mark.parametrize("order", [Order.STOP, Order.END, Order.DRAIN])
+async def test_told_to_end_before_it_is_told_to_go(tmp_path: Path, order: Order) -> None:
+    async with preparing(_config(25), tmp_path / "audit") as s:
+        assert await s.said() == READY
+        s.tell(order)
+        s.tell(Order.GO)  # too late
+        assert await s.ended() == (1 if order is Order.END else 0)
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".example", "192.0.2.1"])
-async def test_an_address_that_is_not_ours_is_3(tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str) -> None:
-    listener = {"name": "one", "listen": f"{host}:2525", "server": "127.0.0.1:25"}
-    config = Config.model_validate({"listener": [listener], "audit": {"file": str(tmp_path / "audit")}}, by_alias=True)
-    assert await run(config, PassAll) == 3
-    assert re.search(rf"smtpproxy: can't listen on {host}:2525: \S+", capsys.readouterr().err)
+async def test_told_to_end_while_it_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that does not answer keeps nobody from stopping it."""
+    asked = trio.Event()
+
+    async def look_up(*args: object, **options: object) -> list[Any]:
+        asked.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr("trio.socket.getaddrinfo", look_up)
+    config = _config(25, listener=[{"name": "a", "listen": "127.0.0.1:0", "server": "mx.example"}])
+    async with preparing(config, tmp_path / "audit") as s:
+        with trio.fail_after(DEADLINE):
+            await asked.wait()
+        s.tell(Order.STOP)
+        assert await s.ended() == 0
+        assert s.orders.recv(100) == b""  # never ready
 
 
-async def test_an_audit_that_cannot_be_opened_is_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert await run(_config(25, tmp_path / "missing" / "audit"), PassAll) == 3
-    assert "can't be opened: No such file" in capsys.readouterr().err
+async def test_what_can_not_be_had_is_said_with_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "roots.pem").write_text("none")
+    listener = {"name": "a", "listen": "127.0.0.1:0", "server": "mx.example"}
+    config = _config(25, listener=[{**listener, "tls": {"roots": str(tmp_path / "roots.pem")}}])
+    async with preparing(config, tmp_path / "audit") as s:
+        said = await s.said()
+        assert said.startswith(b"FAILED 2 listener a: ")
+        assert b"roots.pem" in said
+        assert await s.ended() == 2
 
 
-async def test_two_listeners_and_two_families(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_who_it_can_not_become_is_said_with_its_exit_code(tmp_path: Path) -> None:
+    """It has threads here, for one thing; in a process of its own it has none yet (test_workers.py)."""
+    async with preparing(_config(25), tmp_path / "audit", identity=Identity(os.getuid(), os.getgid(), ())) as s:
+        await trio.to_thread.run_sync(time.sleep, 0)
+        assert (await s.said()).startswith(b"FAILED 2 ")
+        assert await s.ended() == 2
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+async def test_one_worker_tells_of_tls_for_all(tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
+    async with preparing(_config(25), tmp_path / "audit", quiet=quiet) as s:
+        assert await s.said() == READY
+        structlog.get_logger().info("from here on it speaks")
+        s.tell(Order.STOP)
+        assert await s.ended() == 0
+    said = capsys.readouterr().out
+    assert ("shows=" in said) is not quiet
+    assert "from here on it speaks" in said
+
+
+async def test_two_listeners_and_two_families(tmp_path: Path) -> None:
     """Each has its own server, and its own name on the record."""
     stores = [Store(), Store("::1")]
     listeners = [
         {"name": "four", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{stores[0].port}"},
         {"name": "six", "listen": "[::1]:0", "server": f"[::1]:{stores[1].port}"},
     ]
-    config = Config.model_validate({"listener": listeners, "audit": {"file": str(tmp_path / "audit")}}, by_alias=True)
-    async with trio.open_nursery() as nursery:
+    async with (
+        trio.open_nursery() as nursery,
+        preparing(_config(25, listener=listeners), tmp_path / "audit") as s,
+    ):
         for store in stores:
             nursery.start_soon(store.run)
-        nursery.start_soon(run, config, PassAll)
-        said = ""
-        while len(found := LISTENING.findall(said)) < 2:
-            await trio.sleep(0.001)
-            said += capsys.readouterr().err
-        for (host, port), family in zip(found, (socket.AF_INET, socket.AF_INET6), strict=True):
+        await s.accepts()
+        for host, port, family in zip(("127.0.0.1", "::1"), s.ports, (socket.AF_INET, socket.AF_INET6), strict=True):
             client = End(trio.socket.socket(family))
-            await client.socket.connect((host.strip("[]"), int(port)))
+            await client.socket.connect((host, port))
             await _hello(client)
             client.close()
         await until(lambda: all(store.sessions == 1 for store in stores), "not both")
-        await until(lambda: (tmp_path / "audit").read_bytes().count(b"link-close") == 2, "not both ended")
-        records = [json.loads(line) for line in (tmp_path / "audit").read_bytes().splitlines()]
-        assert {r["listener"] for r in records if r["kind"] == "link-connect"} == {"four", "six"}
+        await until(lambda: len(s.records("link-close")) == 2, "not both ended")
+        assert {r["listener"] for r in s.records("link-connect")} == {"four", "six"}
         nursery.cancel_scope.cancel()
     for store in stores:
         store.close()
@@ -367,7 +490,7 @@ async def test_two_listeners_and_two_families(tmp_path: Path, capsys: pytest.Cap
 # ------------------------------------------------------------------------------------------------- the record
 
 
-async def test_nothing_is_told_before_it_is_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_nothing_is_told_before_it_is_on_record(tmp_path: Path) -> None:
     """S8. The record is a pipe that this test reads: while it is full nobody is told anything; then all is there."""
     fifo = tmp_path / "audit.jsonl"
     os.mkfifo(fifo)
@@ -386,7 +509,7 @@ async def test_nothing_is_told_before_it_is_on_record(tmp_path: Path, capsys: py
         return seen
 
     with structlog.testing.capture_logs() as log:
-        async with service(tmp_path, store := Store(), capsys) as s:
+        async with service(tmp_path, store := Store()) as s:
             client = await s.connect()
             await _hello(client)
             drain()
@@ -412,8 +535,8 @@ async def test_nothing_is_told_before_it_is_on_record(tmp_path: Path, capsys: py
             for _ in range(100):
                 await client.send(b"NOOP " + b"x" * 300 + b"\r\n")
             await until(lambda: any("can't be written" in line["event"] for line in log), "no trouble was told")
-            _kill(signal.SIGTERM)
-            await until(lambda: any("draining" in line["event"] for line in log), "the signal was not heard")
+            _sigterm()
+            await until(lambda: _refuses(s.ports[0]), "the signal was not heard")
             while s.code is None:
                 drain()
                 await trio.sleep(0.01)
@@ -425,14 +548,12 @@ async def test_nothing_is_told_before_it_is_on_record(tmp_path: Path, capsys: py
     os.close(reading)
 
 
-async def test_a_full_disk_holds_mail_back_and_loses_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_full_disk_holds_mail_back_and_loses_nothing(tmp_path: Path) -> None:
     """G21: fail closed. Nobody is told anything that is not on record; when there is room it goes on."""
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        async with service(tmp_path, store := Store(), capsys) as s:
+        async with service(tmp_path, store := Store()) as s:
             client = await s.connect()
             await _to_content(client)
             await client.send(b"Subject: x\r\n\r\n")
@@ -448,7 +569,7 @@ async def test_a_full_disk_holds_mail_back_and_loses_nothing(
             await client.send(b"QUIT\r\n")
             assert (await client.rest()).startswith(b"221")
             client.close()
-            _kill(signal.SIGTERM)
+            _sigterm()
             assert await s.ended() == 0
             assert [r["seq"] for r in s.records()] == list(range(1, len(s.records()) + 1))
     finally:
@@ -456,24 +577,22 @@ async def test_a_full_disk_holds_mail_back_and_loses_nothing(
         signal.signal(signal.SIGXFSZ, before)
 
 
-async def test_a_disk_that_stays_full_can_be_given_up_by_a_second_signal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_disk_that_stays_full_is_given_up_by_the_order_to_end(tmp_path: Path) -> None:
     (tmp_path / "audit.jsonl").symlink_to("/dev/full")
-    async with service(tmp_path, Store(), capsys, drain=0.1) as s:
+    async with service(tmp_path, Store(), drain=0.1) as s:
         client = await s.connect()
         await client.nothing()
-        _kill(signal.SIGTERM)
+        _sigterm()
         await trio.sleep(0.3)
         assert s.code is None
-        _kill(signal.SIGTERM)
+        s.tell(Order.END)
         assert await s.ended() == 1
         client.close()
 
 
-async def test_the_sweep_looks_at_everybody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_sweep_looks_at_everybody(tmp_path: Path) -> None:
     """The one test that waits for real time: patience of a fraction of a second."""
-    async with service(tmp_path, Store(), capsys, client=0.3) as s:
+    async with service(tmp_path, Store(), client=0.3) as s:
         client = await s.connect()
         await _hello(client)
         with trio.fail_after(3):
@@ -481,97 +600,54 @@ async def test_the_sweep_looks_at_everybody(tmp_path: Path, capsys: pytest.Captu
         client.close()
 
 
+async def test_it_gives_signs_of_life_and_counts_its_sessions(tmp_path: Path) -> None:
+    """In its region of what the workers share, where the supervisor sees both."""
+    async with service(tmp_path, Store()) as s:
+        assert 0 < s.tallies.beats()[0] <= time.monotonic()
+        client = await s.connect()
+        await _hello(client)
+        assert s.tallies.sessions() == [1]
+        client.close()
+        await until(lambda: s.tallies.sessions() == [0], "it still counts it")
+
+
 def test_the_service_is_made_of_the_configuration(tmp_path: Path) -> None:
-    config = _config(25, tmp_path / "audit", client=7.0)
-    made = Service(config, PassAll(), PassAll, os.open("/dev/null", os.O_WRONLY))
+    config = _config(25, patience={"client": 7.0})
+    descriptor = os.open(tmp_path / "audit", os.O_WRONLY | os.O_CREAT)
+    made = Service(Outfit(Setup(config, {"": PassAll()}), [], descriptor, Tally.alone()))
     assert made.config.patience_table().client == 7.0
     made.close()
+    os.close(descriptor)
 
 
-# ------------------------------------------------------------------------------------------------- processes
-
-
-@asynccontextmanager
-async def _stored() -> AsyncIterator[Store]:
-    store = Store()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.run)
-        yield store
-        nursery.cancel_scope.cancel()
-    store.close()
-
-
-async def test_sigterm_of_a_process(tmp_path: Path) -> None:
-    async with _stored() as store, running(store, tmp_path / "audit") as process:
-        client = await process.connect()
-        await _to_content(client)
-        await client.send(b"x\r\n")
-        process.signal(signal.SIGTERM)
-        await until(lambda: _refuses(process.port), "it still accepts")
-        await client.send(b".\r\n")
-        assert (await client.reply()).startswith(b"250")
-        assert (await client.rest()).startswith(b"421")
-        client.close()
-        assert await process.code() == 0
-        assert store.mails == [b"x\r\n"]
-
-
-async def test_a_signal_right_behind_the_listening_line_is_not_missed(tmp_path: Path) -> None:
-    async with _stored() as store, running(store, tmp_path / "audit") as process:
-        process.signal(signal.SIGTERM)
-        assert await process.code() == 0
-
-
-async def test_signals_are_listened_for_before_anybody_is_told_that_it_listens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever reads that line may send one at once."""
-    handlers: list[Any] = []
-    monkeypatch.setattr(
-        "smtpproxy.net.service.print", lambda *a, **o: handlers.append(signal.getsignal(signal.SIGTERM)), raising=False
-    )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run, _config(25, tmp_path / "audit"), PassAll)
-        await until(lambda: handlers, "it does not listen")
-        nursery.cancel_scope.cancel()
-    assert handlers[0] is not signal.SIG_DFL
-
-
-async def test_a_second_signal_to_a_process(tmp_path: Path) -> None:
-    async with _stored() as store, running(store, tmp_path / "audit") as process:
-        client = await process.connect()
-        await _to_content(client)
-        process.signal(signal.SIGINT)
-        await until(lambda: _refuses(process.port), "it still accepts")
-        process.signal(signal.SIGINT)
-        assert await process.code() == 1
-        client.close()
-
-
-async def test_a_process_that_cannot_listen(tmp_path: Path) -> None:
-    async with _stored() as store:
-        process = Process(store.port, tmp_path / "audit", "--listen", f"127.0.0.1:{store.port}")
-        assert await process.code() == 3
-        process.close()
-        assert f"can't listen on 127.0.0.1:{store.port}: Address already in use" in process.said
+# ------------------------------------------------------------------------------------------------------- killed
 
 
 KILLS = 30
-ANNOUNCED = re.compile(r"pid (\d+)\n.* on \S+:(\d+) \(server ")
 _HERD = """
-import ctypes, os, sys, trio
+import ctypes, os, socket, sys, trio
+from smtpproxy.audit.log import open_file
 from smtpproxy.config import Config
-from smtpproxy.net.service import run
+from smtpproxy.net.origin import open_sockets
+from smtpproxy.net.service import Order, Outfit, work
+from smtpproxy.net.setup import Setup
+from smtpproxy.net.tally import Tally
 from smtpproxy.session.verdicts import PassAll
 folder, *ports = sys.argv[1:]
 for number, port in enumerate(ports):
-    if os.fork() == 0:
+    listener = {"name": "smtp", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{port}"}
+    config = Config.model_validate({"listener": [listener]}, by_alias=True)
+    sockets = [open_sockets(config.listeners[0])]
+    if (pid := os.fork()) == 0:
         ctypes.CDLL(None).prctl(1, 9)  # it ends with its parent
-        os.dup2(os.open(f"{folder}/said-{number}", os.O_WRONLY | os.O_CREAT), 2)
-        print("pid", os.getpid(), file=sys.stderr, flush=True)
-        listener = {"name": "smtp", "listen": "127.0.0.1:0", "server": f"127.0.0.1:{port}"}
-        audit = {"file": f"{folder}/audit-{number}"}
-        trio.run(run, Config.model_validate({"listener": [listener], "audit": audit}, by_alias=True), PassAll)
+        descriptor = open_file(f"{folder}/audit-{number}")
+        os.dup2(2, 1)
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.send(Order.GO.value)
+        trio.run(work, Outfit(Setup(config, {"": PassAll()}), sockets, descriptor, Tally.alone(), quiet=True), its)
+        os._exit(0)
+    print(pid, sockets[0][0].getsockname()[1], flush=True)
+    sockets[0][0].close()
 for _ in ports:
     os.wait()
 """
@@ -589,21 +665,23 @@ async def test_killed_at_any_point_no_mail_is_cut_short_and_none_is_made_up(tmp_
     points += [whole.index(b"\r\n.\r\n") + i for i in range(6)]
     points += [chance.randrange(len(whole)) for _ in range(KILLS - len(points))]
     stores = [Store() for _ in points]
-    herd = subprocess.Popen([sys.executable, "-c", _HERD, str(tmp_path), *(str(store.port) for store in stores)])
+    herd = subprocess.Popen(
+        [sys.executable, "-c", _HERD, str(tmp_path), *(str(store.port) for store in stores)], stdout=subprocess.PIPE
+    )
+    assert herd.stdout is not None
     try:
         async with trio.open_nursery() as nursery:
             for store in stores:
                 nursery.start_soon(store.run)
             for number, (store, point) in enumerate(zip(stores, points, strict=True)):
-                said = tmp_path / f"said-{number}"
                 with trio.fail_after(20):
-                    while not said.exists() or not (found := ANNOUNCED.search(said.read_text())):
-                        await trio.sleep(0.01)
-                await _killed(int(found[1]), int(found[2]), store, tmp_path / f"audit-{number}", bodies, point)
+                    pid, port = (await trio.to_thread.run_sync(herd.stdout.readline)).split()
+                await _killed(int(pid), int(port), store, tmp_path / f"audit-{number}", bodies, point)
             nursery.cancel_scope.cancel()
     finally:
         herd.kill()
         herd.wait()
+        herd.stdout.close()
         for store in stores:
             store.close()
 
@@ -654,7 +732,7 @@ async def test_a_clock_that_is_set_is_followed(
 ) -> None:
     """The record's time of day is today's, however long the proxy runs: a set clock or a machine that slept."""
     descriptor = os.open(tmp_path / "audit", os.O_WRONLY | os.O_CREAT)
-    service = Service(Config(), PassAll(), PassAll, descriptor)
+    service = Service(Outfit(Setup(Config(), {"": PassAll()}), [], descriptor, Tally.alone()))
     try:
         record = service.audit.session("s")
         monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.net import signer
-from smtpproxy.net.signer import LARGEST, Answer, Bucket, Ready, Request, Signing, serve
+from smtpproxy.net.signer import LARGEST, Answer, Bucket, Desk, Ready, Request, Signing
 from smtpproxy.tls import minting
 from smtpproxy.tls.authority import Authority, AuthorityError, create
 from smtpproxy.tls.minting import DAY, KeyPair
@@ -47,19 +48,56 @@ def signing(ca: Authority, burst: int = 10_000, clock: Callable[[], float] = lam
     return Signing(ca, 30, Bucket(1, burst, clock), clock=clock)
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class Bench:
+    """A desk, driven by hand; `life` and `workers` are the other ends."""
+
+    def __init__(self, signing: Signing, workers: int) -> None:
+        self.life, its_life = pair()
+        pairs = [pair() for _ in range(workers)]
+        self.workers = [ours for ours, _ in pairs]
+        self.its = [its_life, *(its for _, its in pairs)]
+        self.desk = Desk(its_life, self.its[1:], signing)
+
+    def turn(self, count: int = 1) -> bool:
+        """So many turns; whether the supervisor is there after the last."""
+        return [self.desk.turn(0) for _ in range(count)][-1]
+
+    def answers(self, worker: int = 0) -> list[Answer]:
+        """What there is for this worker."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while octets := self.workers[worker].recv(LARGEST + 1, socket.MSG_DONTWAIT):
+                found.append(msgspec.msgpack.decode(octets, type=Answer))
+        return found
+
+    def close(self) -> None:
+        """All ends."""
+        for sock in (self.life, *self.workers, *self.its):
+            sock.close()
+
+
+@contextlib.contextmanager
+def bench(signing: Signing, workers: int = 1) -> Iterator[Bench]:
+    made = Bench(signing, workers)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 def ask(signing: Signing, *datagrams: bytes) -> list[Answer]:
-    """What is answered to these; the socket is closed behind them."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, its:
-        for datagram in datagrams:
-            ours.sendall(datagram)
-        ours.shutdown(socket.SHUT_WR)
-        serve(its, signing)
-        its.close()
+    """What is answered to these; the supervisor goes when they all are."""
+    with bench(signing) as b:
         answers = []
-        while answer := ours.recv(LARGEST + 1):
-            answers.append(msgspec.msgpack.decode(answer, type=Answer))
-    return answers
+        for datagram in datagrams:
+            b.workers[0].sendall(datagram)
+            assert b.turn()
+            answers += b.answers()
+        return answers
 
 
 def packed(request: object) -> bytes:
@@ -101,7 +139,7 @@ _FIELDS = msgspec.structs.astuple(ASKED)
         packed(("1", *_FIELDS[1:])),
         packed((0, *_FIELDS[1:])),
         packed((-1, *_FIELDS[1:])),
-        packed((2**60, *_FIELDS[1:])),
+        packed((2**63, *_FIELDS[1:])),
         packed((1, "mx.example", *_FIELDS[2:])),
         packed((1, ["mx.example"] * 251, *_FIELDS[2:])),
         packed((1, ["a" * 256], *_FIELDS[2:])),
@@ -137,13 +175,14 @@ def test_what_is_no_request_is_refused_and_the_next_is_answered(ca: Authority, d
         ({"not_after": NOW - DAY}, "expired"),
         ({"not_after": 2**62}, "the time"),
         ({"spki": b""}, "public key"),
+        ({"number": 2**63 - 1, "names": ()}, "without names"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_the_proxy_would_not_ask_is_refused(ca: Authority, change: dict[str, Any], why: str) -> None:
     """Who asks reads hostile octets, and may have been taken over."""
     (answer,) = ask(signing(ca), packed(msgspec.structs.replace(ASKED, **change)))
-    assert answer.number == 1
+    assert answer.number == change.get("number", 1)
     assert why in answer.why
     assert not answer.der
 
@@ -202,39 +241,199 @@ def test_our_own_bug_costs_one_certificate(ca: Authority, monkeypatch: pytest.Mo
     assert at_work.answer(packed(ASKED)).der
 
 
-def test_who_does_not_wait_for_the_answer_ends_it(ca: Authority) -> None:
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with its:
-        ours.sendall(packed(ASKED))
-        ours.close()
-        serve(its, signing(ca))
+# ------------------------------------------------------------------------------------------------------- the workers
+
+
+def numbered(number: int) -> bytes:
+    return packed(msgspec.structs.replace(ASKED, number=number))
+
+
+def test_each_worker_has_one_answer_in_turn(ca: Authority) -> None:
+    """Who asks for much does not keep the others waiting."""
+    with bench(signing(ca), 3) as b:
+        for number in range(1, 21):
+            b.workers[0].sendall(numbered(number))
+        b.workers[1].sendall(numbered(7))
+        b.workers[2].sendall(numbered(7))
+        b.workers[2].sendall(numbered(8))
+        b.turn()
+        assert [[answer.number for answer in b.answers(worker)] for worker in range(3)] == [[1], [7], [7]]
+        b.turn()
+        assert [[answer.number for answer in b.answers(worker)] for worker in range(3)] == [[2], [], [8]]
+        b.turn(18)
+        assert [answer.number for answer in b.answers()] == list(range(3, 21))
+
+
+def test_the_tokens_are_for_all_workers_together(ca: Authority) -> None:
+    with bench(signing(ca, burst=3), 2) as b:
+        for worker in b.workers:
+            for number in range(1, 4):
+                worker.sendall(numbered(number))
+        b.turn(3)
+        answers = b.answers(0) + b.answers(1)
+        assert len(answers) == 6
+        assert sum(bool(answer.der) for answer in answers) == 3
+
+
+def test_who_takes_no_answers_is_asked_for_no_more_and_loses_none(ca: Authority) -> None:
+    """A worker that has stopped must stop nobody else, and a queue of its answers must not grow here."""
+    at_work = signing(ca)
+    with bench(at_work, 2) as b:
+        sent = 0
+        minted = -1
+        while minted != at_work.minted:  # until there is no room for an answer
+            minted = at_work.minted
+            sent += 1
+            b.workers[0].sendall(numbered(sent))
+            b.turn()
+        b.turn(5)
+        assert at_work.minted == minted  # nothing more is read
+        assert b.desk._poll.poll(0) == []  # and it does not turn for nothing
+        b.workers[1].sendall(numbered(1))
+        b.turn()
+        assert b.answers(1)[0].der
+        answers = []
+        for _ in range(2 * sent):  # now it takes them
+            answers += b.answers()
+            b.turn()
+        assert [answer.number for answer in answers] == list(range(1, sent + 1))
+        assert all(answer.der for answer in answers)
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RD, socket.SHUT_RDWR])
+def test_a_worker_that_shuts_its_socket_harms_itself_alone(ca: Authority, how: int) -> None:
+    with bench(signing(ca), 2) as b, structlog.testing.capture_logs() as log:
+        b.workers[0].sendall(packed(ASKED))
+        b.workers[0].shutdown(how)
+        b.turn(3)
+        b.workers[1].sendall(packed(ASKED))
+        b.turn()
+        assert b.answers(1)[0].der
+        assert b.turn(3)
+        assert bool(b.answers(0)) is (how == socket.SHUT_WR)  # what it had asked before is answered
+        assert b.desk._poll.poll(0) == []  # it does not turn for nothing
+    gone = [line for line in log if line["event"] != "minted"]
+    assert [(line["event"], line["left"]) for line in gone] == [("a worker's socket to the signer was shut down", 1)]
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_a_worker_that_is_gone_with_its_questions_unanswered(ca: Authority, answers: int) -> None:
+    """Or with answers it has not taken."""
+    with bench(signing(ca), 2) as b:
+        b.workers[0].sendall(packed(ASKED))
+        b.turn(answers + 1)
+        if not answers:
+            b.workers[0].sendall(packed(ASKED))
+        b.workers[0].close()
+        assert b.turn(3)
+        b.workers[1].sendall(packed(ASKED))
+        b.turn()
+        assert b.answers(1)[0].der
+
+
+def test_nothing_is_a_request_as_well_and_none(ca: Authority) -> None:
+    """An empty datagram is not the end of a socket."""
+    with bench(signing(ca)) as b:
+        b.workers[0].send(b"")
+        b.workers[0].sendall(packed(ASKED))
+        b.turn(2)
+        refused, answered = b.answers()
+        assert refused.why.startswith("not a request")
+        assert answered.der
+
+
+def test_what_was_there_and_is_not_any_more_is_not_waited_for(ca: Authority) -> None:
+    with bench(signing(ca)) as b:
+        b.desk._answer(b.its[1].fileno(), select.POLLIN)
+        assert b.answers() == []
+
+
+# ----------------------------------------------------------------------------------------------------- the supervisor
+
+
+def test_the_supervisor_is_told_that_it_lives(ca: Authority) -> None:
+    with bench(signing(ca)) as b:
+        b.life.sendall(b"?")
+        assert b.turn()
+        assert b.life.recv(10) == b"?"
+        assert b.turn()
+
+
+def test_a_supervisor_that_does_not_listen_is_not_waited_for(ca: Authority) -> None:
+    with bench(signing(ca)) as b:
+        for _ in range(2000):
+            b.life.sendall(b"?")
+            assert b.turn()
+        b.workers[0].sendall(packed(ASKED))
+        b.turn()
+        assert b.answers()[0].der
+
+
+def test_who_it_is_to_be_is_one_word() -> None:
+    assert signer.identity("1000:100:4,24") == (1000, 100, (4, 24))
+    assert signer.identity("0:0:") == (0, 0, ())
+    for odd in ("", "1000", "1000:100", "1000:100:a", "a:100:4", "1:2:3:4"):
+        with pytest.raises(ValueError):
+            signer.identity(odd)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_without_the_supervisor_it_ends(ca: Authority, unread: bool) -> None:
+    """What was asked in the same turn is answered all the same."""
+    with bench(signing(ca)) as b:
+        if unread:
+            b.life.sendall(b"?")
+            b.turn()
+            b.life.sendall(b"?")
+        b.workers[0].sendall(packed(ASKED))
+        b.life.close()
+        ends = next(count for count in range(1, 4) if not b.turn())
+        assert ends <= 2
+        assert b.answers()[0].der
+        b.desk.serve(os.getppid())  # at once
+
+
+def test_without_its_parent_it_ends(ca: Authority) -> None:
+    """Whatever became of the socket: somebody else may have its other end."""
+    with bench(signing(ca)) as b:
+        b.desk.serve(os.getpid())
+        assert b.turn()
 
 
 # ---------------------------------------------------------------------------------------------------- the process
 
 
 class Process:
-    """The real one, driven by hand."""
+    """The real one, driven by hand: the supervisor's end of its life, and a worker's socket."""
 
     def __init__(self, directory: Path, *options: str) -> None:
-        self.socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(DEADLINE)
-        command = [sys.executable, "-m", "smtpproxy.net.signer", f"--socket={its.fileno()}", "--days=30"]
-        with its:
+        self.life, its_life = pair()
+        self.socket, its = pair()
+        command = [sys.executable, "-m", "smtpproxy.net.signer", f"--life={its_life.fileno()}"]
+        command += ["--sockets", str(its.fileno()), "--days=30", "--rate=100", "--burst=1000"]
+        for sock in (self.life, self.socket):
+            sock.settimeout(DEADLINE)
+        with its_life, its:
             self.process = subprocess.Popen(
-                [*command, "--rate=100", "--burst=1000", "--directory", str(directory), *options],
-                pass_fds=[its.fileno()],
+                [*command, "--directory", str(directory), *options],
+                pass_fds=[its_life.fileno(), its.fileno()],
                 stderr=subprocess.PIPE,
             )
 
-    def hear(self, kind: type[Any]) -> Any:
-        """The next datagram."""
-        return msgspec.msgpack.decode(self.socket.recv(LARGEST + 1), type=kind)
+    def ready(self) -> Ready:
+        """What it says first."""
+        return msgspec.msgpack.decode(self.life.recv(LARGEST + 1), type=Ready)
+
+    def answer(self, request: bytes) -> Answer:
+        """What is answered to this."""
+        self.socket.sendall(request)
+        return msgspec.msgpack.decode(self.socket.recv(LARGEST + 1), type=Answer)
 
     def end(self) -> tuple[int, bytes]:
         """Its exit code, and what it wrote to standard error."""
-        self.socket.close()
+        self.life.close()
         _, said = self.process.communicate(timeout=DEADLINE)
+        self.socket.close()
         return self.process.returncode, said
 
 
@@ -254,9 +453,8 @@ def start() -> Iterator[Callable[..., Process]]:
 
 def test_the_process_says_ready_signs_and_ends(directory: Path, ca: Authority, start: Callable[..., Process]) -> None:
     process = start(directory, "--log-json")
-    assert process.hear(Ready) == Ready(ca.pem)
-    process.socket.sendall(packed(ASKED))
-    x509.load_der_x509_certificate(process.hear(Answer).der).verify_directly_issued_by(ca.certificate)
+    assert process.ready() == Ready(ca.pem)
+    x509.load_der_x509_certificate(process.answer(packed(ASKED)).der).verify_directly_issued_by(ca.certificate)
     code, said = process.end()
     assert code == 0
     minted, ends = [msgspec.json.decode(line) for line in said.splitlines()]
@@ -264,20 +462,19 @@ def test_the_process_says_ready_signs_and_ends(directory: Path, ca: Authority, s
     assert (ends["event"], ends["minted"], ends["refused"]) == ("the signer ends", 1, 0)
 
 
-def test_only_the_closed_socket_ends_it(directory: Path, ca: Authority, start: Callable[..., Process]) -> None:
+def test_no_signal_of_a_service_manager_ends_it(directory: Path, ca: Authority, start: Callable[..., Process]) -> None:
     """A service manager signals every process of the service; the proxy has still to finish what is in flight."""
     process = start(directory)
-    process.hear(Ready)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    process.ready()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         process.process.send_signal(number)
-    process.socket.sendall(packed(ASKED))
-    assert process.hear(Answer).der
+    assert process.answer(packed(ASKED)).der
     assert process.end()[0] == 0
 
 
 def test_it_is_closed_to_others(directory: Path, ca: Authority, start: Callable[..., Process]) -> None:
     process = start(directory)
-    process.hear(Ready)
+    process.ready()
     pid = process.process.pid
     assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
     names: set[str] = set()
@@ -293,7 +490,7 @@ def test_it_is_closed_to_others(directory: Path, ca: Authority, start: Callable[
 
 def test_what_is_wrong_with_the_ca_is_said(tmp_path: Path, start: Callable[..., Process]) -> None:
     process = start(tmp_path)
-    ready = process.hear(Ready)
+    ready = process.ready()
     assert ready.certificate == b""
     assert "ca.crt is not there: `smtpproxy ca init --directory " in ready.why
     code, said = process.end()
@@ -306,7 +503,7 @@ def test_the_passphrase_is_read_from_its_file(tmp_path: Path, start: Callable[..
     word.touch(0o600)
     word.write_text("correct horse battery\n")
     process = start(tmp_path, "--passphrase-file", str(word))
-    assert process.hear(Ready) == Ready(ca.pem)
+    assert process.ready() == Ready(ca.pem)
     arguments = Path(f"/proc/{process.process.pid}/cmdline").read_bytes()
     assert b"horse" not in arguments
     with pytest.raises(AuthorityError, match="is encrypted"):

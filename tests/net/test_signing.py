@@ -1,6 +1,5 @@
-"""The proxy's side of the signing process: everybody is answered once, whatever becomes of it; and no key here."""
+"""A worker's side of the signing process: everybody is answered once, whatever becomes of it; and no key here."""
 
-import base64
 import contextlib
 import os
 import secrets
@@ -9,13 +8,13 @@ import socket
 import ssl
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 import trio
@@ -24,7 +23,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from smtpproxy.net.reactor import Reactor
-from smtpproxy.net.signing import MOST_ASKED, PATIENCE, RETRY, RETRY_SOON, Signer, SignerError
+from smtpproxy.net.signer import LARGEST, Answer, Bucket, Request, Signing
+from smtpproxy.net.signing import MOST_ASKED, PATIENCE, Signer
+from smtpproxy.net.signingprocess import RETRY_SOON, SigningProcess
 from smtpproxy.tls.authority import Authority, create
 from smtpproxy.tls.minting import DAY, Leaf, Likeness
 from tests.net.rig import Clock, settled, until
@@ -33,20 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 30.0
 NOW = int(time.time())
 LIKE = Likeness(("mx.example",), (("2.5.4.3", "mx.example"),), NOW - DAY, NOW + 300 * DAY)
-
-# The other end of the socket when it is nobody we know. `sock`, `pack`, `recv` are there.
-FAKE = """
-import signal, socket, sys, time
-from msgspec.msgpack import decode, encode as pack
-sock = socket.socket(fileno=int(sys.argv[1].partition("=")[2]))
-sock.setblocking(True)
-def recv():
-    data = sock.recv(65537)
-    if not data:
-        sys.exit(0)
-    return decode(data)
-"""
-READY = 'sock.send(pack((b"PEM", "")))\n'
+LATE = f"the signing process did not answer within {PATIENCE:.0f} s"
 
 
 class NoRecord:
@@ -58,12 +46,13 @@ class NoRecord:
 
 
 class Bench:
-    """A signer in a reactor whose clock may be put forward."""
+    """A worker's signer in a reactor whose clock may be put forward."""
 
-    def __init__(self, directory: Path, **options: Any) -> None:
+    def __init__(self, sock: socket.socket, certificate: bytes) -> None:
         self.clock = Clock()
         self.reactor = Reactor(NoRecord(), self.clock)
-        self.signer = Signer(self.reactor, directory, **options)
+        self.socket = sock
+        self.signer = Signer(self.reactor, sock, certificate)
         self.told: list[Leaf | str] = []
 
     def mint(self, like: Likeness = LIKE) -> None:
@@ -88,28 +77,71 @@ class Bench:
         self.reactor.tick()
         self.signer.check()
 
+    def close(self) -> None:
+        """As when the worker ends."""
+        self.signer.close()
+        self.reactor.close()
+
 
 @asynccontextmanager
-async def bench(directory: Path, program: str = "", **options: Any) -> AsyncIterator[Bench]:
-    """Not started. `program`: a fake one in place of the real."""
-    made = Bench(directory, **options)
-    if program:
-        fake(made.signer, directory, program)
+async def running(made: Bench) -> AsyncIterator[Bench]:
+    """With its reactor, which ends with it."""
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.reactor.run)
             yield made
             nursery.cancel_scope.cancel()
     finally:
-        made.signer.close()
-        made.reactor.close()
+        made.close()
 
 
-def fake(signer: Signer, directory: Path, program: str) -> None:
-    """Run this in place of the signer, from its next start on."""
-    path = directory / "fake.py"
-    path.write_text(FAKE + textwrap.dedent(program))
-    signer.program = (sys.executable, str(path))
+class Real(Bench):
+    """In front of the real one, whose supervisor is here as well."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.process = SigningProcess(directory, slots=1, **options)
+        self.process.start()
+        super().__init__(self.process.socket_of(0), self.process.certificate)
+
+    def close(self) -> None:
+        """And its supervisor's."""
+        super().close()
+        self.process.close()
+
+
+class Fake(Bench):
+    """In front of nobody; what is asked and answered is up to the test."""
+
+    def __init__(self) -> None:
+        ours, self.its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self.its.setblocking(False)
+        super().__init__(ours, b"PEM")
+
+    def asked(self) -> Request:
+        """What is asked next; that was sent at once."""
+        return msgspec.msgpack.decode(self.its.recv(LARGEST + 1), type=Request)
+
+    def say(self, *answer: Any) -> None:
+        """An answer."""
+        self.its.send(msgspec.msgpack.encode(answer))
+
+    def close(self) -> None:
+        """And the sockets, which are nobody else's."""
+        super().close()
+        self.socket.close()
+        self.its.close()
+
+
+def real(directory: Path, **options: Any) -> contextlib.AbstractAsyncContextManager[Bench]:
+    return running(Real(directory, **options))
+
+
+@asynccontextmanager
+async def fake() -> AsyncIterator[Fake]:
+    made = Fake()
+    async with running(made):
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -125,33 +157,17 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """No descriptor and no child, dead or alive, outlives a test."""
-    before = len(os.listdir("/proc/self/fd")), children()
+    """No descriptor outlives a test."""
+    before = len(os.listdir("/proc/self/fd"))
     yield
-    assert (len(os.listdir("/proc/self/fd")), children()) == before
-
-
-def children() -> set[str]:
-    """Our own processes, dead ones too."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            _, parent, *_ = stat.read_text().rpartition(")")[2].split()
-            if int(parent) == os.getpid():
-                found.add(stat.parent.name)
-    return found
-
-
-def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # ---------------------------------------------------------------------------------------------------- in order
 
 
 async def test_a_leaf_comes_with_its_key_and_the_cas_certificate(directory: Path, tmp_path: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
+    async with real(directory) as b:
         leaf = await b.minted()
         assert isinstance(leaf, Leaf)
         above = (directory / "ca.crt").read_bytes()
@@ -168,8 +184,7 @@ async def test_a_thousand_names_at_once(directory: Path) -> None:
     count = 1000
     likes = [LIKE._replace(names=(f"mx{number}.example", f"*.mail{number}.example")) for number in range(count)]
     told: dict[int, Leaf | str] = {}
-    async with bench(directory, burst=count, rate=0.001) as b:
-        await b.signer.start()
+    async with real(directory, burst=count, rate=0.001) as b:
         for number, like in enumerate(likes):
             b.signer.mint(like, lambda leaf, number=number: told.__setitem__(number, leaf))  # type: ignore[misc]
         with trio.fail_after(DEADLINE):
@@ -190,48 +205,15 @@ async def test_a_thousand_names_at_once(directory: Path) -> None:
     assert len(serials) == len(keys) == count
 
 
-async def test_options_reach_the_process(directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (directory / "ca.key").unlink()
-    (directory / "ca.crt").unlink()
-    create(directory, "test CA", 3650, b"correct horse battery")
-    word = directory / "word"
-    word.touch(0o600)
-    word.write_text("correct horse battery\n")
-    options: dict[str, Any] = {"days": 3, "rate": 0.001, "burst": 1, "log_level": "warning", "log_json": True}
-    async with bench(directory, passphrase_file=word, **options) as b:
-        await b.signer.start()
-        leaf = await b.minted()
-        assert isinstance(leaf, Leaf)
-        end = x509.load_pem_x509_certificate(leaf.chain).not_valid_after_utc.timestamp()
-        assert end - time.time() == pytest.approx(3 * DAY, abs=120)
-        assert isinstance(await b.minted(), str)
-    said = capfd.readouterr().err
-    assert '"event": "not minted"' in said
-    assert "minted\n" not in said
-
-
-async def test_it_runs_nothing_from_where_the_proxy_was_started(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("msgspec.py", "structlog.py", "smtpproxy.py", "argparse.py"):
-        (tmp_path / name).write_text("raise SystemExit('not this one')")
-    async with bench(directory) as b:
-        await b.signer.start()
-        assert isinstance(await b.minted(), Leaf)
-
-
 async def test_what_it_will_not_sign_is_told_as_it_says(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
+    async with real(directory) as b:
         assert await b.minted(LIKE._replace(not_after=NOW - DAY)) == "the server's certificate has expired"
         assert await b.minted(LIKE._replace(names=())) == "a certificate without names is not signed"
         assert isinstance(await b.minted(), Leaf)
 
 
 async def test_what_is_no_likeness_is_not_even_asked(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
+    async with real(directory) as b:
         odd: list[Any] = [
             LIKE._replace(names=("mx example",)),
             LIKE._replace(names=("\udc80",)),
@@ -249,187 +231,104 @@ async def test_what_is_no_likeness_is_not_even_asked(directory: Path) -> None:
         assert isinstance(await b.minted(), Leaf)
 
 
-# --------------------------------------------------------------------------------------------------- first start
-
-
-async def test_the_first_start_fails_with_the_signers_own_words(tmp_path: Path) -> None:
-    async with bench(tmp_path) as b:
-        with pytest.raises(SignerError, match=r"ca\.crt is not there: `smtpproxy ca init --directory /"):
-            await b.signer.start()
-        assert b.signer.pid == 0
-        b.mint()
-        assert b.told == ["the signing process is not running"]
-
-
-async def test_a_key_others_can_read_keeps_the_proxy_from_starting(directory: Path) -> None:
-    (directory / "ca.key").chmod(0o644)
-    async with bench(directory) as b:
-        with pytest.raises(SignerError, match=r"ca\.key is open to others \(mode 0644\): `chmod 600 "):
-            await b.signer.start()
-
-
-@pytest.mark.parametrize(
-    ("program", "why"),
-    [
-        ("", "it ended at once"),
-        ("sys.exit(3)", "it ended at once"),
-        ("sock.send(b'garbage')", "it said what makes no sense"),
-        ("sock.send(b'\\x92\\xc4\\x00\\xa1\\xff')", "it said what makes no sense"),  # no UTF-8
-        ("sock.send(pack(('x', 1)))", "it said what makes no sense"),
-        ("sock.send(b'\\xff' * 65537)", "it said what makes no sense"),
-    ],
-)
-async def test_a_first_start_that_makes_no_sense_fails(tmp_path: Path, program: str, why: str) -> None:
-    async with bench(tmp_path, program or "pass") as b:
-        with pytest.raises(SignerError, match=why):
-            await b.signer.start()
-
-
-async def test_a_first_start_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtpproxy.net.signing.START", 0.2)
-    async with bench(tmp_path, "recv()") as b:
-        with pytest.raises(SignerError, match="nothing was heard of it for 0 s"):
-            await b.signer.start()
-    async with bench(tmp_path, "recv()") as b:
-        with trio.move_on_after(0.05) as scope:
-            await b.signer.start()
-        assert scope.cancelled_caught
-        assert b.signer.pid == 0
-
-
-async def test_without_a_program_there_is_an_error(tmp_path: Path) -> None:
-    async with bench(tmp_path) as b:
-        b.signer.program = (str(tmp_path / "nowhere"),)
-        with pytest.raises(SignerError, match="No such file"):
-            await b.signer.start()
+async def test_the_longest_of_all_requests_fits_into_a_datagram(directory: Path) -> None:
+    label = ".".join(["a" * 60] * 2)
+    names = tuple(f"{number:03}.{label}" for number in range(250))
+    like = LIKE._replace(names=names, subject=(("1.2.840.113549.1.9.1", "a" * 255),) * 20)
+    async with real(directory) as b:
+        assert isinstance(await b.minted(like), Leaf)
 
 
 # -------------------------------------------------------------------------------------------------- what goes wrong
 
 
-async def test_when_it_dies_who_waits_is_told_and_it_comes_back(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
-        pid = b.signer.pid
-        os.kill(pid, signal.SIGSTOP)
+async def test_what_was_asked_of_one_that_died_is_answered_by_the_next(directory: Path) -> None:
+    made = Real(directory)
+    async with running(made) as b:
+        os.kill(made.process.pid, signal.SIGSTOP)
         b.mint()
+        os.kill(made.process.pid, signal.SIGKILL)
+        now = time.monotonic()
+
+        def lost() -> bool:
+            made.process.check(now)
+            return made.process.pid == 0
+
+        await until(lost, "its death was not seen")
         b.mint()
-        os.kill(pid, signal.SIGKILL)
-        with structlog.testing.capture_logs() as log:
-            assert await b.next() == "the signing process is lost: it has ended"
-            assert await b.next() == "the signing process is lost: it has ended"
-            b.mint()
-            assert b.told.pop() == "the signing process is not running"  # at once
-            assert not b.signer.ready
-            b.wait(RETRY_SOON / 2)
-            assert b.signer.pid == 0
-            b.wait(RETRY_SOON / 2)
-            assert b.signer.pid not in (0, pid)
-            b.mint()
-            assert b.told.pop() == "the signing process is not running"
-
-            def reaped() -> bool:  # it may take a moment to die
-                b.signer.check()
-                return gone(pid)
-
-            await until(reaped, "it is not reaped")
-            await until(lambda: b.signer.ready, "it is not back")
-        assert isinstance(await b.minted(), Leaf)
-        assert [line["event"] for line in log] == [
-            "the signing process is lost",
-            "the signing process is started again",
-            "the signing process is back",
-        ]
-        assert (log[0]["waiting"], log[0]["again_in"]) == (2, RETRY_SOON)
+        assert not b.told
+        made.process.check(now + RETRY_SOON)
+        assert isinstance(await b.next(), Leaf)
+        assert isinstance(await b.next(), Leaf)
+        assert b.signer.ignored == 0
 
 
-async def test_it_is_started_ever_less_often_until_it_signs(directory: Path) -> None:
-    async with bench(directory, READY + "recv()") as b:
-        await b.signer.start()
-        delays = []
-        with structlog.testing.capture_logs() as log:
-            for _ in range(8):
-                b.mint()
-                assert "it has ended" in str(await b.next())
-                delays.append(log[-1]["again_in"])
-                b.wait(delays[-1])
-                await until(lambda: b.signer.ready, "it is not back")
-        assert delays == [1, 2, 4, 8, 16, 32, RETRY, RETRY]
-        b.signer.program = Signer.program
-        b.mint()
-        await b.next()
-        b.wait(RETRY)
-        await until(lambda: b.signer.ready, "it is not back")
-        assert isinstance(await b.minted(), Leaf)
-        os.kill(b.signer.pid, signal.SIGKILL)
-        with structlog.testing.capture_logs() as log:
-            await until(lambda: b.signer.pid == 0, "its death was not seen")
-        assert log[0]["again_in"] == RETRY_SOON
-
-
-@pytest.mark.parametrize(
-    ("program", "why"),
-    [
-        ("sock.send(pack((b'', 'the key is gone')))\nrecv()", "the key is gone"),
-        ("sys.exit(1)", "it has ended"),
-        ("sock.send(b'garbage')\nrecv()", "it said what makes no sense"),
-        ("recv()", "it was not ready within 10 s"),
-    ],
-)
-async def test_a_start_again_may_fail_and_is_tried_again(directory: Path, program: str, why: str) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
-        fake(b.signer, directory, program)
-        os.kill(b.signer.pid, signal.SIGKILL)
-        await until(lambda: b.signer.pid == 0, "its death was not seen")
-        with structlog.testing.capture_logs() as log:
-            b.wait(RETRY_SOON)
-            if why.startswith("it was"):
-                b.wait(PATIENCE)
-            await until(lambda: len(log) == 2, "nothing was said of it")
-        assert why in log[1]["why"]
-        assert log[1]["again_in"] == 2 * RETRY_SOON
-        b.signer.program = Signer.program
-        b.wait(2 * RETRY_SOON)
-        await until(lambda: b.signer.ready, "it is not back")
-        assert isinstance(await b.minted(), Leaf)
-
-
-async def test_a_program_that_is_gone_is_tried_again(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
-        b.signer.program = (str(directory / "nowhere"),)
-        os.kill(b.signer.pid, signal.SIGKILL)
-        await until(lambda: b.signer.pid == 0, "its death was not seen")
-        with structlog.testing.capture_logs() as log:
-            b.wait(RETRY_SOON)
-        assert log[1]["why"] == "No such file or directory"
-        b.wait(0)
-
-
-async def test_a_silent_one_is_as_good_as_dead(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
-        pid = b.signer.pid
-        os.kill(pid, signal.SIGSTOP)
+async def test_while_none_is_there_nobody_waits_for_ever(directory: Path) -> None:
+    made = Real(directory)
+    async with running(made) as b:
+        os.kill(made.process.pid, signal.SIGSTOP)
         b.mint()
         b.wait(PATIENCE / 2)
         b.mint()
         assert not b.told
+        with structlog.testing.capture_logs() as log:
+            b.wait(PATIENCE / 2)
+        assert b.told == [LATE]
+        assert [(line["event"], line["told"]) for line in log] == [("the signing process does not answer", 1)]
         b.wait(PATIENCE / 2)
-        why = f"the signing process is lost: it did not answer within {PATIENCE:.0f} s"
-        assert b.told == [why, why]
-        with trio.fail_after(DEADLINE):
-            while not gone(pid):
-                b.wait(0)
-                await trio.sleep(0.001)
+        assert b.told == [LATE, LATE]
+        b.told.clear()
+        os.kill(made.process.pid, signal.SIGCONT)
+        assert isinstance(await b.minted(), Leaf)  # and those that came too late are nobody's
+        assert b.signer.ignored == 2
+        assert not b.told
+
+
+async def test_a_predecessors_answers_are_not_taken_for_ones_own(directory: Path) -> None:
+    """It died with questions unanswered, and with answers it had not taken."""
+    made = Real(directory)
+    predecessor = made.signer
+    lost: list[Leaf | str] = []
+    for _ in range(3):
+        predecessor.mint(LIKE, lost.append)
+    with trio.fail_after(DEADLINE):
+        await trio.lowlevel.wait_readable(made.socket)  # one answer at least
+    os.kill(made.process.pid, signal.SIGSTOP)
+    for _ in range(3):
+        predecessor.mint(LIKE, lost.append)
+    made.reactor.forget(made.socket.fileno())
+    made.signer = Signer(made.reactor, made.socket, made.process.certificate)
+    async with running(made) as b:
+        for _ in range(3):
+            b.mint()
+        os.kill(made.process.pid, signal.SIGCONT)
+        leaves = [await b.next() for _ in range(3)]
+        assert all(isinstance(leaf, Leaf) for leaf in leaves)  # each fits its key, so it is the answer to its question
+        assert b.signer.ignored == 6
+        with structlog.testing.capture_logs() as log:
+            b.wait(0)
+            b.wait(0)
+        (line,) = log
+        assert (line["event"], line["since_last"]) == ("ignored what the signing process said", 6)
+    assert lost == []
+
+
+async def test_numbers_begin_anywhere() -> None:
+    async with fake() as first, fake() as second:
+        numbers = []
+        for b in (first, second):
+            b.mint()
+            b.mint()
+            numbers += [b.asked().number, b.asked().number]
+    assert numbers[1] == numbers[0] + 1
+    assert numbers[3] == numbers[2] + 1
+    assert abs(numbers[0] - numbers[2]) > MOST_ASKED  # or else they would meet once in 10**14 runs
 
 
 async def test_answers_that_came_while_nobody_listened_count(directory: Path) -> None:
     """The record could not be written for a while: no event is, but the sweep goes on."""
-    made = Bench(directory)
+    made = Real(directory)
     try:
-        await made.signer.start()
         for _ in range(400):  # more than are taken in one turn
             made.mint()
         with trio.fail_after(DEADLINE):
@@ -438,205 +337,230 @@ async def test_answers_that_came_while_nobody_listened_count(directory: Path) ->
                 await trio.sleep(0.001)
         assert all(isinstance(one, Leaf) for one in made.told)
         made.mint()
-        sock = made.signer._socket
-        assert sock is not None
         with trio.fail_after(DEADLINE):
-            await trio.lowlevel.wait_readable(sock)
+            await trio.lowlevel.wait_readable(made.socket)
         made.wait(PATIENCE)
         assert isinstance(made.told[-1], Leaf)
-        assert made.signer.ready
     finally:
-        made.signer.close()
-        made.reactor.close()
+        made.close()
 
 
-async def test_the_sweep_notices_a_death_as_well(directory: Path) -> None:
-    made = Bench(directory)
-    try:
-        await made.signer.start()
-        made.mint()
-        os.kill(made.signer.pid, signal.SIGKILL)
-        with trio.fail_after(DEADLINE):
-            while not made.told:
-                made.wait(0)
-                await trio.sleep(0.001)
-    finally:
-        made.signer.close()
-        made.reactor.close()
+_NO_ANSWERS: list[tuple[bytes, str]] = [
+    (b"garbage", "not an answer"),
+    (b"\x93\x01\xc4\x00\xa1\xff", "not an answer"),  # no UTF-8
+    (msgspec.msgpack.encode((1, b"", "a" * 1001)), "not an answer"),
+    (msgspec.msgpack.encode((1, b"", "", 1)), "not an answer"),
+    (b"\xff" * 65_537, "not an answer"),
+    (msgspec.msgpack.encode((99, b"", "")), "nobody waits for that"),
+    (msgspec.msgpack.encode((0, b"", "not a request")), "not a request"),
+]
 
 
-async def test_the_longest_of_all_requests_fits_into_a_datagram(directory: Path) -> None:
-    label = ".".join(["a" * 60] * 2)
-    names = tuple(f"{number:03}.{label}" for number in range(250))
-    like = LIKE._replace(names=names, subject=(("1.2.840.113549.1.9.1", "a" * 255),) * 20)
-    async with bench(directory) as b:
-        await b.signer.start()
-        assert isinstance(await b.minted(like), Leaf)
-
-
-@pytest.mark.parametrize(
-    ("answer", "why"),
-    [
-        ("b'garbage'", "it said what is no answer"),
-        ("b'\\x93\\x01\\xc4\\x00\\xa1\\xff'", "it said what is no answer"),  # no UTF-8
-        ("pack((asked[0], b'', 'a' * 1001))", "it said what is no answer"),
-        ("pack((asked[0], b'', '', 1))", "it said what is no answer"),
-        ("b'\\xff' * 65537", "it said what is no answer"),
-        ("pack((99, b'', ''))", "nobody asked that"),
-        ("pack((0, b'', 'not a request'))", "it answered what nobody asked: not a request"),
-    ],
-)
-async def test_an_answer_that_makes_no_sense_ends_it(tmp_path: Path, answer: str, why: str) -> None:
-    async with bench(tmp_path, READY + f"asked = recv()\nsock.send({answer})\nrecv()") as b:
-        await b.signer.start()
+@pytest.mark.parametrize(("answer", "why"), _NO_ANSWERS, ids=[f"{octets[:12]!r}" for octets, _ in _NO_ANSWERS])
+async def test_an_answer_that_makes_no_sense_is_nobodys(answer: bytes, why: str) -> None:
+    async with fake() as b:
         b.mint()
-        b.mint()
-        for _ in range(2):
+        b.its.send(answer)
+        b.say(b.asked().number, b"", "no")
+        assert await b.next() == "no"
+        with structlog.testing.capture_logs() as log:
+            b.wait(0)
+        assert b.signer.ignored == 1
+        assert why in log[0]["why"]
+
+
+async def test_a_certificate_that_is_none_or_anothers_is_told_as_why(ca: Authority) -> None:
+    async with fake() as b:
+        for der, why in ((b"garbage", "can't be read"), (b"", "can't be read"), (other(ca), "is for another key")):
+            b.mint()
+            b.say(b.asked().number, der, "")
             assert why in str(await b.next())
-        assert b.signer.pid == 0
+        b.mint()
+        b.say(b.asked().number, b"", "no more")
+        assert await b.next() == "no more"
 
 
-async def test_a_certificate_that_is_none_or_anothers_is_told_as_why(tmp_path: Path, ca: Authority) -> None:
-    other = base64.b64encode(ssl.PEM_cert_to_DER_cert(ca.pem.decode()))
-    program = f"""
-        import base64
-        for der in (b"garbage", b"", base64.b64decode({other!r})):
-            sock.send(pack((recv()[0], der, "")))
-        sock.send(pack((recv()[0], b"", "no more")))
-        recv()
-    """
-    async with bench(tmp_path, READY + textwrap.dedent(program)) as b:
-        await b.signer.start()
-        assert "can't be read" in str(await b.minted())
-        assert "can't be read" in str(await b.minted())
-        assert await b.minted() == "what was minted is for another key"
-        assert await b.minted() == "no more"
-        assert b.signer.ready
+def other(ca: Authority) -> bytes:
+    """A certificate of the CA for a key that nobody here has."""
+    return ssl.PEM_cert_to_DER_cert(ca.pem.decode())
 
 
-async def test_an_answer_twice_ends_it_and_is_told_once(tmp_path: Path) -> None:
-    async with bench(tmp_path, READY + "n = recv()[0]\nfor _ in 'ab': sock.send(pack((n, b'', 'no')))\nrecv()") as b:
-        await b.signer.start()
-        assert await b.minted() == "no"
-        await until(lambda: b.signer.pid == 0, "it was believed")
-        await settled()
+async def test_an_answer_twice_is_told_once() -> None:
+    async with fake() as b:
+        b.mint()
+        number = b.asked().number
+        for _ in range(2):
+            b.say(number, b"", "no")
+        assert await b.next() == "no"
+        await until(lambda: b.signer.ignored == 1, "it was not heard")
         assert b.told == []
 
 
-async def test_a_flood_of_answers_does_not_hold_up_the_rest(tmp_path: Path) -> None:
-    """It says far more than was asked: the first of it is enough."""
-    async with bench(tmp_path, READY + "recv()\nwhile True: sock.send(pack((77, b'', 'x')))") as b:
-        await b.signer.start()
-        assert "it answered what nobody asked" in str(await b.minted())
+async def test_answers_in_any_order_reach_who_asked(ca: Authority) -> None:
+    signing = Signing(ca, 30, Bucket(1, 100))
+    told: list[tuple[str, Leaf | str]] = []
+    async with fake() as b:
+        for name in ("a.example", "b.example", "c.example"):
+            b.signer.mint(LIKE._replace(names=(name,)), lambda leaf, name=name: told.append((name, leaf)))  # type: ignore[misc]
+        asked = [b.its.recv(LARGEST + 1) for _ in range(3)]
+        for request in reversed(asked):
+            b.its.send(msgspec.msgpack.encode(signing.answer(request)))
+        await until(lambda: len(told) == 3, "not all are answered")
+    assert [name for name, _ in told] == ["c.example", "b.example", "a.example"]
+    for name, leaf in told:
+        assert isinstance(leaf, Leaf)
+        found = x509.load_pem_x509_certificate(leaf.chain).extensions
+        names = found.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == [name]
+
+
+async def test_a_flood_of_answers_does_not_hold_up_the_rest() -> None:
+    """It says far more than was asked; every turn takes some of it, and then others have theirs."""
+    async with fake() as b:
+        b.mint()
+        number = b.asked().number
+        for _ in range(20):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    b.its.send(msgspec.msgpack.encode(Answer(77, why="x")))
+            await settled()
+        assert b.told == []
+        b.say(number, b"", "no")
+        assert await b.next() == "no"
+        assert b.signer.ignored > 1000
 
 
 async def test_more_than_can_wait_are_refused_at_once(directory: Path) -> None:
-    async with bench(directory, burst=5000) as b:
-        await b.signer.start()
-        os.kill(b.signer.pid, signal.SIGSTOP)
+    made = Real(directory, burst=5000)
+    async with running(made) as b:
+        os.kill(made.process.pid, signal.SIGSTOP)
         for _ in range(MOST_ASKED + 10):
             b.mint()
         assert b.told == [f"{MOST_ASKED} certificates are waited for already"] * 10
         assert b.signer._unsent  # the socket is full as well
         b.told.clear()
-        os.kill(b.signer.pid, signal.SIGCONT)
+        os.kill(made.process.pid, signal.SIGCONT)
         for _ in range(MOST_ASKED):
             assert isinstance(await b.next(), Leaf)
 
 
-async def test_a_broken_socket_is_a_death(tmp_path: Path) -> None:
-    """Whoever asks notices it first."""
-    async with bench(tmp_path, READY + "recv()") as b:
-        await b.signer.start()
-        assert b.signer._socket is not None
-        b.signer._socket.shutdown(socket.SHUT_WR)
+async def test_what_nobody_waits_for_any_more_is_not_asked() -> None:
+    async with fake() as b:
+        while not b.signer._unsent:  # until there is no more room
+            b.mint()
+        sent = len(b.signer._asked) - 1
+        b.wait(PATIENCE)
+        assert b.told == [LATE] * (sent + 1)
+        b.told.clear()
+        b.mint()
+        for _ in range(sent):
+            b.asked()
+        b.wait(0)
+        number = b.asked().number
+        assert list(b.signer._asked) == [number]
+
+
+@pytest.mark.parametrize("unread", [False, True])
+async def test_a_socket_that_is_closed_is_the_end(unread: bool) -> None:
+    """Neither the supervisor nor the signer is there: who waits is told, and who asks, and nothing turns for ever."""
+    async with fake() as b:
+        b.mint()
+        if not unread:
+            b.asked()
+        with structlog.testing.capture_logs() as log:
+            b.its.close()
+            assert await b.next() == "the signing process is lost: its socket is closed"
+            b.mint()
+            assert b.told.pop() == "the signing process is lost: its socket is closed"
+        assert [(line["event"], line["waiting"]) for line in log] == [("the signing process is lost", 1)]
+        await settled()
+        assert b.reactor._asleep
+        b.wait(PATIENCE)
+        assert b.told == []
+
+
+async def test_who_asks_may_be_the_first_to_notice() -> None:
+    async with fake() as b:
+        b.its.close()
         b.mint()
         assert b.told == ["the signing process is lost: Broken pipe"]
 
 
 async def test_who_fails_at_being_told_does_not_harm_the_others(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
+    async with real(directory) as b:
         with structlog.testing.capture_logs() as log:
             b.signer.mint(LIKE, lambda _: 1 / 0)  # type: ignore[arg-type]
             assert isinstance(await b.minted(), Leaf)
         assert [line["event"] for line in log] == ["a minted certificate could not be used"]
 
 
-async def test_who_is_told_may_ask_again(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
+async def test_who_is_told_may_ask_again() -> None:
+    async with fake() as b:
         b.signer.mint(LIKE, lambda _: b.mint())
-        assert isinstance(await b.next(), Leaf)
-        os.kill(b.signer.pid, signal.SIGSTOP)
+        b.say(b.asked().number, b"", "no")
+        with trio.fail_after(DEADLINE):
+            await trio.lowlevel.wait_readable(b.its)
+        b.say(b.asked().number, b"", "nor that")
+        assert await b.next() == "nor that"
         b.signer.mint(LIKE, lambda _: b.mint())
-        os.kill(b.signer.pid, signal.SIGKILL)
-        assert await b.next() == "the signing process is not running"
+        b.wait(PATIENCE)
+        assert b.told == []
+        assert len(b.signer._asked) == 1
+        b.signer.mint(LIKE, lambda _: b.mint())
+        b.signer.close()
+        assert b.told == ["the proxy is ending"] * 2
 
 
-async def test_who_is_told_may_close_it(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
+@pytest.mark.parametrize("late", [False, True])
+async def test_who_is_told_may_close_it(late: bool) -> None:
+    async with fake() as b:
         b.signer.mint(LIKE, lambda _: b.signer.close())
         b.mint()
+        if late:
+            b.wait(PATIENCE)
+        else:
+            for _ in range(2):
+                b.say(b.asked().number, b"", "no")
         assert await b.next() == "the proxy is ending"
         await settled()
         assert b.told == []
+        assert late or b.socket.recv(10)  # the other answer is left where it is
 
 
-# ------------------------------------------------------------------------------------------------------- its end
-
-
-@pytest.mark.parametrize("stopped", [False, True])
-async def test_at_the_end_all_are_told_and_it_is_reaped(
-    directory: Path, stopped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("smtpproxy.net.signing.GRACE", 0.1 if stopped else DEADLINE)
-    async with bench(directory) as b:
-        await b.signer.start()
-        pid = b.signer.pid
-        os.kill(pid, signal.SIGSTOP)
+async def test_at_the_end_all_are_told_and_the_socket_is_its_owners() -> None:
+    async with fake() as b:
         b.mint()
-        if not stopped:
-            os.kill(pid, signal.SIGCONT)
         b.signer.close()
         assert b.told == ["the proxy is ending"]
-        assert gone(pid)
         b.mint()
-        assert b.told[1:] == ["the signing process is not running"]
+        assert b.told.pop() == "the proxy is ending"
         b.signer.close()
         b.wait(100)
-        assert b.signer.pid == 0
-
-
-async def test_what_died_and_was_not_reaped_yet_is_reaped_at_the_end(directory: Path) -> None:
-    async with bench(directory) as b:
-        await b.signer.start()
-        pid = b.signer.pid
-        os.kill(pid, signal.SIGKILL)
-        await until(lambda: b.signer.pid == 0, "its death was not seen")
-        b.signer.close()
-        assert gone(pid)
+        assert len(b.told) == 1
+        b.say(b.asked().number, b"", "no")
+        assert b.socket.recv(10)
 
 
 # ------------------------------------------------------------------------------------------------- where the key is
 
-# A proxy's process as far as the key is concerned: it starts the signer, has some certificates made, and waits.
-WORKER = """
-import sys
+# The proxy as far as the key is concerned: a supervisor that starts the signer, and a worker that has some certificates
+# made; both wait for the end of standard input.
+PROXY = """
+import os, sys
 from pathlib import Path
 import trio
+from smtpproxy.net import forking
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.signing import Signer
+from smtpproxy.net.signingprocess import SigningProcess
 from smtpproxy.tls.minting import Leaf, Likeness
 
 class NoRecord:
     def flush(self): return True
 
-async def main():
+async def work():
     reactor = Reactor(NoRecord())
-    signer = Signer(reactor, Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None)
-    await signer.start()
+    signer = Signer(reactor, sock, process.certificate)
     made = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
@@ -644,12 +568,19 @@ async def main():
             signer.mint(Likeness((f"mx{number}.example",), (), 0, 2**33), made.append)
         while len(made) < 50: await trio.sleep(0.001)
         assert all(isinstance(one, Leaf) for one in made), made
-        print(signer.pid, flush=True)
+        print(os.getppid(), os.getpid(), process.pid, flush=True)
         await trio.to_thread.run_sync(sys.stdin.read)
         signer.close()
         nursery.cancel_scope.cancel()
 
-trio.run(main)
+process = SigningProcess(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None, slots=1)
+process.start()
+sock = process.socket_of(0)
+worker = forking.fork(lambda: trio.run(work) or 0, [sock.fileno()])
+sys.stdin.read()
+_, code = os.waitpid(worker, 0)
+process.close()
+sys.exit(code)
 """
 # The control: one that has read the key itself.
 HOLDER = """
@@ -709,11 +640,11 @@ def open_files(pid: int) -> list[str]:
 
 
 @pytest.fixture
-def run() -> Iterator[Callable[..., tuple[int, int]]]:
+def run() -> Iterator[Callable[..., list[int]]]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def runner(code: str, directory: Path, word: str) -> tuple[int, int]:
-        """The process, and what it prints."""
+    def runner(code: str, directory: Path, word: str) -> list[int]:
+        """The processes, as it prints them."""
         started.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, str(directory), word],
@@ -725,7 +656,7 @@ def run() -> Iterator[Callable[..., tuple[int, int]]]:
         )
         out = started[-1].stdout
         assert out is not None
-        return started[-1].pid, int(out.readline())
+        return [int(word) for word in out.readline().split()]
 
     yield runner
     for process in started:
@@ -738,10 +669,10 @@ def run() -> Iterator[Callable[..., tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-def test_the_cas_key_is_not_in_the_proxys_process(
-    tmp_path: Path, run: Callable[..., tuple[int, int]], encrypted: bool
+def test_the_cas_key_is_not_in_the_proxys_processes(
+    tmp_path: Path, run: Callable[..., list[int]], encrypted: bool
 ) -> None:
-    """Not in its memory, not among its open files; nor is the passphrase. A process that has read the key
+    """Not in their memory, not among their open files; nor is the passphrase. A process that has read the key
     is looked at in the same way, to see that it would be found."""
     passphrase = secrets.token_hex(16).encode() if encrypted else b""  # pytest puts parameters into the environment
     create(tmp_path, "test CA", 3650, passphrase)
@@ -750,12 +681,13 @@ def test_the_cas_key_is_not_in_the_proxys_process(
     word.write_bytes(passphrase)
     shapes = traces(tmp_path, passphrase)
 
-    holder, _ = run(HOLDER, tmp_path, str(word) if encrypted else "")
+    (holder,) = run(HOLDER, tmp_path, str(word) if encrypted else "")
     there = found_in(holder, shapes)
     print("found where the key is:", there)
     assert there & {"big endian, and every DER", "little endian, as OpenSSL computes"}, "the search is blind"
 
-    worker, signer = run(WORKER, tmp_path, str(word) if encrypted else "")
-    assert found_in(worker, shapes) == set()
-    assert not [name for name in open_files(worker) if str(tmp_path) in name]
-    assert signer not in (0, worker)
+    supervisor, worker, signer = run(PROXY, tmp_path, str(word) if encrypted else "")
+    for pid in (supervisor, worker):
+        assert found_in(pid, shapes) == set()
+        assert not [name for name in open_files(pid) if str(tmp_path) in name]
+    assert len({0, supervisor, worker, signer}) == 4

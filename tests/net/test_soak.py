@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from tests.net.rig import End, Process, Store, running, until
+from tests.net.rig import End, Store, running, until
 from tests.peers import unavailable
 
 SECONDS = float(os.environ.get("SMTPPROXY_SOAK", "0")) or 2.0
@@ -32,8 +32,8 @@ def _descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-async def _steady(process: Process, before: int) -> None:
-    await until(lambda: _descriptors(process.process.pid) <= before, "descriptors leak")
+async def _steady(worker: int, before: int) -> None:
+    await until(lambda: _descriptors(worker) <= before, "descriptors leak")
 
 
 def _free_port() -> int:
@@ -54,7 +54,7 @@ async def test_smtp_source_against_smtp_sink(tmp_path: Path) -> None:
     try:
         await until(lambda: _listens(port), "smtp-sink does not listen")
         async with running(store, tmp_path / "audit") as process:
-            pid = process.process.pid
+            (pid,) = process.workers
             mails = 0
 
             async def load(count: int) -> None:
@@ -72,7 +72,7 @@ async def test_smtp_source_against_smtp_sink(tmp_path: Path) -> None:
             while (spent := trio.current_time() - started) < SECONDS:
                 half = half or (_resident(pid) if spent > SECONDS / 2 else 0)
                 await load(300)
-            await _steady(process, idle)
+            await _steady(pid, idle)
             assert _resident(pid) - resident < GROWTH
             assert SECONDS < 20 or _resident(pid) - half < SETTLED
             process.signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ async def test_sessions_of_every_kind(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.run)
         async with running(store, tmp_path / "audit") as process:
-            pid = process.process.pid
+            (pid,) = process.workers
             done = 0
 
             async def one(number: int) -> None:
@@ -135,7 +135,7 @@ async def test_sessions_of_every_kind(tmp_path: Path) -> None:
 
             idle = _descriptors(pid)
             await some(100)
-            await _steady(process, idle)
+            await _steady(pid, idle)
             resident = _resident(pid)
             half = 0
             started = trio.current_time()
@@ -144,7 +144,7 @@ async def test_sessions_of_every_kind(tmp_path: Path) -> None:
                 await some(50)
                 store.mails.clear()
                 store.halves.clear()
-            await _steady(process, idle)
+            await _steady(pid, idle)
             assert _resident(pid) - resident < GROWTH
             assert SECONDS < 20 or _resident(pid) - half < SETTLED
             # A link is closed first, and what is said of it is written at the end of that turn.

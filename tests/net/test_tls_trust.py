@@ -90,7 +90,7 @@ async def test_dane(tmp_path: Path, authority: Authority, case: str) -> None:
     say, result = DANE[case]
     tls = table(tmp_path, verify="dane")
     async with rig(tmp_path, tls=tls, dns={"servers": [f"127.0.0.1:{authority.port}"]}) as r:
-        say(authority, f"_{r.entry.server.port}._tcp.{NAME}")
+        say(authority, f"_{r.server.port}._tcp.{NAME}")
         record = await _session(r, result, asked=case == "wrong")
         if not result:
             assert record["server"]["verified"] is True

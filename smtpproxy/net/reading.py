@@ -1,0 +1,68 @@
+"""A configuration and its rules, read together: by `serve`, again at each reload, and by `check`.
+
+Everything that is wrong is found in one go. The rules of a match block stand behind the general ones, so each block
+that has some has a judge of its own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from smtpproxy.config import Config, ConfigError, Override, load_config
+from smtpproxy.net.looking import look, look_at_rules
+from smtpproxy.net.setup import Setup
+from smtpproxy.policy.judge import Judge
+from smtpproxy.policy.load import Loaded, load_rules
+from smtpproxy.policy.toml import Problem
+
+
+class Read(NamedTuple):
+    """What was read: `setup` is None if there is an error among the problems."""
+
+    setup: Setup | None
+    config: Config | None
+    rules: int  # general ones
+    problems: tuple[Problem, ...]
+
+
+def read(
+    path: Path | None,
+    overrides: Sequence[Override] = (),
+    *,
+    rules: Sequence[Path] = (),
+    shipped: bool = True,
+    listeners: bool = True,
+) -> Read:
+    """Read the configuration, with what the command line says in place of it, and its rules.
+
+    Args:
+        path: of the configuration; None: the command line has all of it.
+        overrides: what the command line says.
+        rules, shipped: which rules are looked at all the same where the configuration can't say.
+        listeners: there must be one.
+    """
+    problems: list[Problem] = []
+    config: Config | None = None
+    try:
+        config = load_config(path, overrides, listeners=listeners, look=look, warn=problems.append)
+    except ConfigError as error:
+        problems += error.problems
+    loaded = load_rules(config.rule_paths if config else rules, shipped=config.shipped_rules if config else shipped)
+    judges: dict[str, Judge] = {}
+    problems += loaded.problems
+    if config is not None:
+        problems += look_at_rules(config, loaded.rules)
+        judges[""] = _judge(config, loaded)
+        for match in config.matches:
+            if match.rules:
+                own = load_rules([*config.rule_paths, *map(Path, match.rules)], shipped=config.shipped_rules)
+                problems += [*own.problems, *look_at_rules(config, own.rules, match.name)]
+                judges[match.name] = _judge(config, own)
+    problems = list(dict.fromkeys(problems))
+    wrong = config is None or any(problem.severity == "error" for problem in problems)
+    setup = None if wrong or config is None else Setup(config, judges)
+    return Read(setup, config, len(loaded.rules), tuple(problems))
+
+
+def _judge(config: Config, loaded: Loaded) -> Judge:
+    return Judge(loaded.rules, recipients=config.limits_table().recipients)
