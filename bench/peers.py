@@ -55,10 +55,14 @@ def _needs(*programs: str, root: bool = False) -> Callable[[], str]:
 # ------------------------------------------------------------------------------------------------------------ smtpproxy
 
 
-def _smtpproxy(at: Place) -> list[str]:
-    """As a user would: the shipped rules, the record in a file."""
-    options = ["--listen", f"{HOST}:{at.port}", "--server", f"{HOST}:{at.server}"]
+def _smtpproxy(at: Place, workers: int = 1) -> list[str]:
+    """As a user would: the shipped rules, the record in a file. One worker: others have one process or thread, too."""
+    options = ["--listen", f"{HOST}:{at.port}", "--server", f"{HOST}:{at.server}", f"--workers={workers}"]
     return [sys.executable, "-m", "smtpproxy", "serve", *options, "--audit", str(at.directory / "audit.jsonl")]
+
+
+def _smtpproxy_two(at: Place) -> list[str]:
+    return _smtpproxy(at, 2)
 
 
 # -------------------------------------------------------------------------------------------------------------- HAProxy
@@ -174,6 +178,7 @@ PEERS = {
     for peer in (
         Peer("direct", None, _needs()),
         Peer("smtpproxy", _smtpproxy, _needs(), audit="audit.jsonl"),
+        Peer("smtpproxy-2", _smtpproxy_two, _needs(), audit="audit.jsonl"),
         Peer("haproxy", _haproxy, _needs("haproxy")),
         Peer("postfix", _postfix, _needs("postfix", root=True), idle=100),  # a process each
         Peer("aiosmtpd", _aiosmtpd, _aiosmtpd_missing),

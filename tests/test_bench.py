@@ -58,7 +58,7 @@ def test_an_unknown_peer_is_named() -> None:
     """Nothing is measured if something else was meant."""
     done = bench("--peers", "direct,sendmail")
     assert done.returncode == 2
-    assert "sendmail: known are direct, smtpproxy, haproxy, postfix, aiosmtpd" in done.stderr
+    assert "sendmail: known are direct, smtpproxy, smtpproxy-2, haproxy, postfix, aiosmtpd" in done.stderr
 
 
 def test_the_core_is_profiled() -> None:

@@ -29,6 +29,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "tls": ("smtp",),
     "config": ("session.limits", "session.postures", "policy.toml"),
     "net": ("smtp", "session", "policy", "audit", "tls", "config"),
+    "gateway": ("config", "net.privileges"),
+    "gateway_cli": ("config", "gateway"),
+    "status_cli": ("config", "policy.toml", "net"),
     "explain": ("smtp", "policy"),
     "docgen": ("smtp", "policy", "explain", "config"),
     "demo": ("",),
@@ -55,10 +58,11 @@ EVERYWHERE = frozenset({"asyncio", "logging"})
 
 # Floors whose modules each have a test file of their name, tests/<floor>/test_<module>.py; a package inside a floor
 # may have one for all of it. The others, and where they are tested instead:
-TESTED_FLOORS = ("smtp", "session", "policy", "audit", "tls", "net")
+TESTED_FLOORS = ("smtp", "session", "policy", "audit", "tls", "net", "gateway")
 COVERED_BY: dict[str, tuple[str, str]] = {
     "smtp/errors.py": ("smtp/test_readers.py", "the one exception, raised by every reader"),
     "policy/coherence.py": ("policy/test_load.py", "its warnings come with what is loaded"),
+    "net/setup.py": ("net/test_reading.py", "what a reading comes to"),
     "tls/verdict.py": ("tls/test_verifying.py", "what a look at a certificate came to"),
     "session/chunks.py": ("session/test_bdat.py", "what BDAT does to a session"),
     "session/effects.py": ("session/test_closing.py", "what the driver is asked for, to close above all"),
@@ -67,6 +71,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "session/records.py": ("session/test_replies.py", "plain values, one made of each reply told"),
     "session/securing.py": ("session/test_starttls.py", "both sides of STARTTLS"),
     "session/session.py": ("session/test_invariants.py", "what holds for any conversation"),
+    "gateway/machine.py": ("gateway/test_doctor.py", "a gateway in namespaces, asked for all of it"),
+    "gateway/ruleset.py": ("gateway/test_doctor.py", "rules that are loaded there, ours and others"),
+    "gateway/scene.py": ("gateway/test_doctor.py", "what its checks have in common"),
+    "gateway/way.py": ("gateway/test_doctor.py", "each check, with what it looks for taken away"),
 }
 
 # Lines of a file. More for tests: transcripts are long and flat, read one at a time, and nothing in them is nested.

@@ -352,8 +352,8 @@ class Relay(ABC):
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
-    def __call__(self, sender: str, recipients: Sequence[str], content: bytes) -> None:
-        """Returns when the relay is rid of the mail; an error when its first attempt to pass it on fails."""
+    def submit(self, sender: str, recipients: Sequence[str], content: bytes) -> str:
+        """The number of the mail in its queue."""
         with smtplib.SMTP(HOST, self._port, NAME, timeout=SECONDS) as client:
             client.ehlo()
             client.mail(sender)
@@ -363,7 +363,11 @@ class Relay(ABC):
         queued = re.search(r"(?:queued as |id=)([\w-]+)", text.decode(errors="replace"))
         if code != 250 or queued is None:
             raise PeerError(f"the relay refused the mail: {code} {text!r}\n{self.log()}")
-        number = queued[1]
+        return queued[1]
+
+    def __call__(self, sender: str, recipients: Sequence[str], content: bytes) -> None:
+        """Returns when the relay is rid of the mail; an error when its first attempt to pass it on fails."""
+        number = self.submit(sender, recipients, content)
         deadline = time.monotonic() + SECONDS
         while not self.done(number, log := self.log()):
             if time.monotonic() > deadline:

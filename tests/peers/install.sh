@@ -1,8 +1,10 @@
 #!/bin/sh
 # Installs the real mail programs that tests/peers talks to. Debian 12 or newer, as root; safe to repeat.
 #
-#   apt:       postfix (brings smtp-source and smtp-sink), swaks and libnet-ssleay-perl (its TLS), msmtp, openssl,
-#              testssl.sh and bsdextrautils (its hexdump), stunnel4 (bench), jq (the examples of docs/audit.md).
+#   apt:       postfix (brings smtp-source and smtp-sink), swaks, libnet-ssleay-perl (its TLS) and
+#              libio-socket-inet6-perl (its IPv6), msmtp, openssl, testssl.sh and bsdextrautils (its hexdump), haproxy
+#              (the PROXY protocol), stunnel4 (bench), jq (the examples of docs/audit.md); nftables, iproute2, util-linux
+#              and procps (tests/gateway), systemd and keepalived (tests/deploy).
 #   unpacked:  exim4, opensmtpd and sendmail conflict with postfix, so their packages are only unpacked, together
 #              with the shared libraries that the machine lacks, into $SMTPPROXY_PEERS (default: <repo>/.peers).
 #              OpenSMTPD 6 cannot do TLS with OpenSSL 3 (its issue 1171), so Debian 12's comes from backports.
@@ -13,7 +15,8 @@ set -eu
 
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 tree=${SMTPPROXY_PEERS:-$repo/.peers}
-installed="postfix swaks libnet-ssleay-perl msmtp openssl testssl.sh bsdextrautils stunnel4 jq"
+installed="postfix swaks libnet-ssleay-perl libio-socket-inet6-perl msmtp openssl testssl.sh bsdextrautils haproxy stunnel4 jq"
+installed="$installed nftables iproute2 util-linux procps systemd keepalived"
 unpacked="exim4-daemon-light exim4-base opensmtpd sendmail-bin sendmail-base"
 stamp=$tree/.complete
 programs="usr/sbin/exim4 usr/sbin/smtpd usr/libexec/sendmail/sendmail"

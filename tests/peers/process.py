@@ -168,13 +168,13 @@ class Program:
         while any(map(alive, pids)) and time.monotonic() < deadline:
             time.sleep(STEP)
 
-    def await_greeting(self, port: int, name: str, seconds: float, tls: bool = False) -> None:
+    def await_greeting(self, port: int, name: str, seconds: float, tls: bool = False, host: str = HOST) -> None:
         """Returns when the program greets on `port`, in TLS if so, with `name` in its greeting."""
         deadline = time.monotonic() + seconds
         greeting = b""
         while time.monotonic() < deadline and self.running:
             try:
-                with socket.create_connection((HOST, port), timeout=2) as plain, ExitStack() as stack:
+                with socket.create_connection((host, port), timeout=2) as plain, ExitStack() as stack:
                     conn = stack.enter_context(careless_context().wrap_socket(plain)) if tls else plain
                     greeting = conn.recv(512)
                     conn.sendall(b"QUIT\r\n")

@@ -16,6 +16,7 @@ import pwd
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -46,7 +47,11 @@ def words(text: str) -> frozenset[str]:
 
 
 class Server(ABC):
-    """A server on loopback. Entering it starts it; leaving it ends it and removes what it stored."""
+    """A server on loopback. Entering it starts it; leaving it ends it and removes what it stored.
+
+    Where it has addresses of its own (in a network namespace, tests/gateway), `at` says them: Postfix and Exim listen
+    there, on port 25.
+    """
 
     name: ClassVar[str]
     hostname: ClassVar[str]  # what its certificate is for
@@ -55,14 +60,23 @@ class Server(ABC):
     newline: ClassVar[bytes] = b"\n"
     owner: ClassVar[int] = NOBODY
     seconds: ClassVar[float] = 20.0
-    host = HOST
 
-    def __init__(self, identity: Identity | None = None, *, implicit: bool = False, settings: str = "") -> None:
+    def __init__(
+        self,
+        identity: Identity | None = None,
+        *,
+        implicit: bool = False,
+        settings: str = "",
+        at: Sequence[str] = (),
+    ) -> None:
         """`settings`: what its configuration file says besides; only Postfix looks at it."""
         self.identity = identity
         self.implicit = implicit
         self.settings = settings
-        self.port = 0
+        self.hosts = tuple(at) or (HOST,)
+        self.host = self.hosts[0]
+        self.port = 25 if at else 0
+        self._alone = bool(at)
         self._program: Program | None = None
 
     @property
@@ -76,12 +90,12 @@ class Server(ABC):
 
     def __enter__(self) -> Self:
         for attempt in (1, 2, 3):  # somebody else may take the port before the server does
-            self.port = free_port()
+            self.port = self.port if self._alone else free_port()
             self._scratch = Scratch(self.name)
             self.store = make_store(self._scratch.path / "store", self.owner)
             try:
                 self._program = self.start(self._scratch)
-                self._program.await_greeting(self.port, self.greeting, self.seconds, tls=self.implicit)
+                self._program.await_greeting(self.port, self.greeting, self.seconds, tls=self.implicit, host=self.host)
             except PeerError:
                 self.stop()
                 if attempt == 3 or self._program is None:
@@ -146,18 +160,31 @@ class Server(ABC):
         return scratch.write("deliver", PIPE.format(store=self.store), 0o755)
 
 
-def start_postfix(scratch: Scratch, port: int, settings: str, *names: str) -> Program:
-    """A private Postfix: its own configuration, queue, data and log; it finds the hosts `names` here."""
+def start_postfix(
+    scratch: Scratch, port: int, settings: str, *names: str, hosts: Sequence[str] = (HOST,), services: str = ""
+) -> Program:
+    """A private Postfix: its own configuration, queue, data and log; it finds the hosts `names` here.
+
+    `services`: what its master.cf says besides.
+    """
     postfix = find("postfix")
     need_root("postfix")
     config = scratch.mkdir("config")
     scratch.mkdir("queue")
     os.chown(scratch.mkdir("data"), *postfix_ids())
-    scratch.write("config/main.cf", POSTFIX_MAIN.format(dir=scratch.path) + settings)
-    scratch.write("config/master.cf", POSTFIX_MASTER.format(port=port))
+    said = {line.partition("=")[0].strip() for line in settings.splitlines()}
+    main = POSTFIX_MAIN.format(dir=scratch.path).splitlines(keepends=True)
+    settings = "".join(line for line in main if line.partition("=")[0].strip() not in said) + settings
+    scratch.write("config/main.cf", settings)
+    inet = "".join(f"{printable(host)}:{port} inet n - n - - smtpd\n" for host in hosts)
+    scratch.write("config/master.cf", inet + POSTFIX_MASTER + services)
     return Program(
         [postfix, "-c", str(config), "start-fg"], log=scratch.path / "log", binds=private_files(scratch, *names)
     )
+
+
+def printable(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def postfix_ids() -> tuple[int, int]:
@@ -185,7 +212,6 @@ smtp_host_lookup = native
 notify_classes =
 """
 POSTFIX_MASTER = """\
-127.0.0.1:{port} inet n - n - - smtpd
 pickup    unix  n - n 60  1 pickup
 cleanup   unix  n - n -   0 cleanup
 qmgr      unix  n - n 300 1 qmgr
@@ -235,7 +261,13 @@ relay_transport = error:no mail leaves this host
         settings += self.secure(scratch, POSTFIX_TLS) + self.settings
         if self.implicit:
             settings += "smtpd_tls_wrappermode = yes\n"
-        return start_postfix(scratch, self.port, settings)
+        if self._alone:
+            settings += "inet_protocols = all\n"
+        return start_postfix(scratch, self.port, settings, hosts=self.hosts, services=self.services())
+
+    def services(self) -> str:
+        """What master.cf says besides."""
+        return ""
 
 
 POSTFIX_TLS = """\
@@ -263,8 +295,9 @@ class Exim(Server):
         if self.implicit:
             tls += f"tls_on_connect_ports = {self.port}\n"
         config = scratch.write("exim.conf", tls + EXIM.format(dir=scratch.path, exim=exim))
+        listen = "<; " + " ; ".join(f"[{host}]:{self.port}" for host in self.hosts)
         return Program(
-            [str(exim), "-bdf", "-q30m", "-oX", str(self.port), "-C", str(config)],
+            [str(exim), "-bdf", "-q30m", "-oX", listen, "-C", str(config)],
             log=scratch.path / "log",
             binds=private_files(scratch) | private_libraries(scratch),
         )
