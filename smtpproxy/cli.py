@@ -22,6 +22,8 @@ from smtpproxy.gateway_cli import doctor, nft
 from smtpproxy.status_cli import status
 
 if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger as BoundLogger
+
     from smtpproxy.net.setup import Setup
     from smtpproxy.policy.toml import Problem
 
@@ -41,7 +43,7 @@ Exit codes:
   0  ended in order
   1  something failed while running, or a second Ctrl-C stopped it at once
   2  the configuration, the rules or the command line is wrong
-  3  a listener or the audit file could not be opened
+  3  a listener, the audit file or the control socket could not be opened
 """
 
 
@@ -254,10 +256,18 @@ def serve(
     setup = load()
     if setup is None:
         sys.exit(WRONG)
-    _look_at_gateway(setup)
+    import structlog
+
     from smtpproxy.net.workers import run
 
-    sys.exit(run(setup, load, _same_again()))
+    log = structlog.get_logger()
+    facts = {"pid": os.getpid(), "config": str(config or ""), "workers": setup.config.worker_count}
+    log.info("smtpproxy starts", version=__version__, **facts)
+    _look_at_gateway(setup, log)
+    code = run(setup, load, _same_again())
+    if code not in (2, 3):  # else it has said why it never began
+        log.info("smtpproxy has ended", pid=os.getpid(), code=code)
+    sys.exit(code)
 
 
 @cli.command(short_help="Tell everything that is wrong with configuration and rules.")
@@ -381,15 +391,13 @@ def main() -> None:
     cli(prog_name="smtpproxy")
 
 
-def _look_at_gateway(setup: "Setup") -> None:
+def _look_at_gateway(setup: "Setup", log: "BoundLogger") -> None:
     """What can be told in no time of what the gateway lacks; nothing of it keeps the proxy from starting."""
-    import structlog
-
     from smtpproxy.gateway.doctor import look
 
-    log = structlog.get_logger()
     for finding in look(setup.config):
-        log.warning("this machine lacks something", check=finding.check, what=finding.what, mend=finding.mend)
+        tell = log.error if finding.severity == "error" else log.warning
+        tell(finding.what, check=finding.check, mend=finding.mend)
 
 
 def _same_again() -> list[str]:
@@ -433,5 +441,5 @@ def _set_up_log(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

@@ -20,6 +20,7 @@ MODES = ("forward", "redirect", "tproxy")
 WHEN_DOWN = ("bypass", "refuse", "hold")
 
 MISSING, WRONG = 1, 2
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 _config = click.option(
     "--config",
@@ -31,7 +32,7 @@ _config = click.option(
 )
 
 
-@click.command(short_help="Print the nftables rules that lead connections to the proxy.")
+@click.command(short_help="Print the nftables rules that lead connections to the proxy.", context_settings=_HELP)
 @click.argument("modes", nargs=-1, required=True, metavar="MODE...", type=click.Choice(MODES))
 @_config
 @click.option(
@@ -46,7 +47,13 @@ _config = click.option(
     help="For all listeners the proxy counts as down, too, when smtpproxy-watchdog gets no answer of it. Mode redirect"
     " with bypass or hold is always so.",
 )
-def nft(modes: "Sequence[Mode]", path: Path, when_down: "WhenDown | None", watchdog: bool) -> None:
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the text there; on an error what is there stays.",
+)
+def nft(modes: "Sequence[Mode]", path: Path, when_down: "WhenDown | None", watchdog: bool, output: Path | None) -> None:
     """Print the nftables rules that lead connections to the listeners of a MODE: redirect or tproxy, or both of them;
     forward is for listeners with source = "client", whose servers' answers have to find back.
 
@@ -56,22 +63,29 @@ def nft(modes: "Sequence[Mode]", path: Path, when_down: "WhenDown | None", watch
 
     \b
     Examples:
-      smtpproxy nft tproxy --config /etc/smtpproxy/smtpproxy.toml > smtpproxy.nft
+      smtpproxy nft tproxy --config /etc/smtpproxy/smtpproxy.toml --output /etc/smtpproxy/smtpproxy.nft
       smtpproxy nft redirect --config /etc/smtpproxy/smtpproxy.toml | nft -f -
       smtpproxy nft tproxy redirect --config /etc/smtpproxy/smtpproxy.toml
       smtpproxy nft tproxy --config /etc/smtpproxy/smtpproxy.toml --when-down bypass --watchdog
     """
-    from smtpproxy.gateway.nft import NftError, Options, text
+    from smtpproxy.gateway.nft import SAY_CONTROL, NftError, Options, needs_watchdog, text
 
     config = _load(path)
+    options = Options(tuple(dict.fromkeys(modes)), when_down, watchdog)
     try:
-        click.echo(text(config, Options(tuple(dict.fromkeys(modes)), when_down, watchdog), str(path)), nl=False)
-    except NftError as error:
+        printed = text(config, options, str(path))
+        if output is None:
+            click.echo(printed, nl=False)
+        else:
+            _write(output, printed)
+    except (NftError, OSError) as error:
         click.echo(f"smtpproxy: {error}", err=True)
         sys.exit(WRONG)
+    if needs_watchdog(config, options) and not config.process.control:
+        click.echo(f"smtpproxy: warning: smtpproxy-watchdog has to ask the proxy how it is: {SAY_CONTROL}", err=True)
 
 
-@click.command(short_help="Tell what this machine lacks for what is configured.")
+@click.command(short_help="Tell what this machine lacks for what is configured.", context_settings=_HELP)
 @_config
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def doctor(path: Path, as_json: bool) -> None:
@@ -101,6 +115,13 @@ def doctor(path: Path, as_json: bool) -> None:
         if not findings:
             click.echo("ok: nothing is missing")
     sys.exit(MISSING if missing else 0)
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: who loads the file meanwhile finds the one or the other."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def _load(path: Path) -> "Config":

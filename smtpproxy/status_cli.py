@@ -32,7 +32,11 @@ Exit codes:
 """
 
 
-@click.command(short_help="Show how the proxy that runs is doing.", epilog=_EXIT_CODES)
+@click.command(
+    short_help="Show how the proxy that runs is doing.",
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -105,7 +109,7 @@ def _shown(now: "Status", wall: float) -> Iterator[str]:
     heads = ("PID", "STATE", "GENERATION", "SESSIONS", "ACCEPTED", "UPTIME", "LAST BEAT")
     yield from _table(heads, map(_worker, now.workers), right=(0, 2, 3, 4))
     yield ""
-    bound = [(one.name, one.mode, " ".join(one.addresses), one.server or "-") for one in now.listeners]
+    bound = [(one.name, one.mode, " ".join(one.addresses), one.server or "where clients go") for one in now.listeners]
     yield from _table(("LISTENER", "MODE", "LISTENS ON", "SERVER"), bound)
 
 

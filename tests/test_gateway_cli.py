@@ -123,3 +123,23 @@ def test_they_are_commands_of_smtpproxy() -> None:
 
     assert isinstance(cli, click.Group)
     assert {name: cli.commands.get(name) for name in COMMANDS} == COMMANDS
+
+
+def test_nft_writes_a_file_whole_or_not_at_all(file: Path, tmp_path: Path) -> None:
+    """An empty file would load, and say nothing."""
+    path = tmp_path / "smtpproxy.nft"
+    said = run("nft", "tproxy", "--config", file, "--output", path)
+    assert (said.exit_code, said.stdout, said.stderr) == (0, "", "")
+    assert path.read_text() == run("nft", "tproxy", "--config", file).stdout
+    path.write_text("of yesterday")
+    assert run("nft", "redirect", "--config", file, "--output", path).exit_code == 2
+    assert path.read_text() == "of yesterday"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["smtpproxy.nft", "smtpproxy.toml"]
+
+
+@pytest.mark.parametrize("control", ["", '[process]\ncontrol = "/run/smtpproxy/control"\n'])
+def test_a_watchdog_that_could_ask_nobody_is_warned_of(file: Path, control: str) -> None:
+    file.write_text(LISTENER.format("redirect") + '[listener.intercept]\nwhen_down = "bypass"\n' + control)
+    said = run("nft", "redirect", "--config", file)
+    assert said.exit_code == 0
+    assert bool(said.stderr) is not bool(control)

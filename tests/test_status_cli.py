@@ -127,7 +127,7 @@ workers: 1 serving, 1 draining, 1 starting; 7 sessions, 4711 accepted; 1 worker 
 
 LISTENER  MODE     LISTENS ON                     SERVER
 in        forward  192.0.2.1:25 [2001:db8::1]:25  mx.example:25
-gateway   tproxy   0.0.0.0:2525                   -
+gateway   tproxy   0.0.0.0:2525                   where clients go
 """
     )
 

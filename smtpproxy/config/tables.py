@@ -230,7 +230,12 @@ class LogConfig(Table):
     """`[log]`: what the proxy says about itself, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = setting("info", "the least that is said", "starts and stops")
-    format: Literal["text", "json"] = setting("text", "lines for people, or one JSON object a line", "people read it")
+    format: Literal["text", "json"] = setting(
+        "text",
+        "lines for people, or one JSON object a line; mistakes of the configuration, and where it listens, are"
+        " told in words all the same",
+        "people read it",
+    )
 
 
 if TYPE_CHECKING:

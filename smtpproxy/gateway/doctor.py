@@ -19,7 +19,7 @@ from smtpproxy.config.together import WILDCARDS, families, host_of
 from smtpproxy.config.values import Endpoint, is_address
 from smtpproxy.gateway import machine, way
 from smtpproxy.gateway.machine import CannotLook
-from smtpproxy.gateway.nft import ALIVE, TABLE, NftError, Options, fingerprints, modes_of, not_led, text
+from smtpproxy.gateway.nft import ALIVE, SAY_CONTROL, TABLE, NftError, Options, fingerprints, modes_of, not_led, text
 from smtpproxy.gateway.scene import UNIT, Check, Finding, Found, Scene, Severity
 from smtpproxy.net.privileges import CAP_NET_BIND_SERVICE, has
 
@@ -215,7 +215,23 @@ def _printed(scene: Scene) -> Iterator[Found]:
 def _watchdog(scene: Scene) -> Iterator[Found]:
     if scene.modes and scene.ruleset.watched and not machine.elements(TABLE, ALIVE):
         what = "the rules have had no word of smtpproxy-watchdog for some time: they do what when_down says"
-        yield "error", what, "systemctl restart smtpproxy-watchdog"
+        asked = scene.config.process.control
+        yield (
+            "error",
+            what,
+            "systemctl restart smtpproxy-watchdog" if asked else f"it can't ask the proxy: {SAY_CONTROL}",
+        )
+
+
+def _running(scene: Scene) -> Iterator[Found]:
+    """Where something is led to a port, somebody should listen there."""
+    if not scene.modes or scene.ruleset.printed is None:
+        return
+    listening = machine.listening()
+    for entry in scene.led:
+        if entry.listen.port and entry.listen.port not in listening:
+            what = f"nobody listens at port {entry.listen.port}, where listener {entry.name} should: clients meet what"
+            yield "warning", f"{what} when_down says ({entry.intercept.when_down})", "systemctl start smtpproxy"
 
 
 def _limits(scene: Scene) -> Iterator[Found]:
@@ -258,6 +274,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "router": way.router,
     "kernel": _kernel,
     "rules": _rules,
+    "running": _running,
     "printed": _printed,
     "watchdog": _watchdog,
     "limits": _limits,

@@ -63,6 +63,9 @@ _DOWN: dict[str, tuple[str, str]] = {
 }
 
 
+SAY_CONTROL: Final = 'say where with control = "/run/smtpproxy/control" under [process]'
+
+
 class NftError(ValueError):
     """What is asked for can't be printed; its text says why and what to do."""
 
@@ -130,6 +133,11 @@ def not_led(entry: ListenerConfig) -> str:
         if networks and not _of(networks, version):
             return f"it listens for IPv{version}, and its intercept {key} have no IPv{version} network"
     return ""
+
+
+def needs_watchdog(config: Config, options: Options) -> bool:
+    """The text holds only while smtpproxy-watchdog finds the proxy well."""
+    return any(_led(entry, options).watched for entry in chosen(config, options.modes) if _is_led(entry))
 
 
 def text(config: Config, options: Options, path: str) -> str:

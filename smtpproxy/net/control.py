@@ -11,6 +11,7 @@ What must never happen: that a client of it holds the supervisor up, or has it k
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -111,7 +112,8 @@ class Control:
             self._inode = _bind(self._socket, path, take_over)
         except OSError as error:
             self._socket.close()
-            raise ControlError(f"the control socket {path} can't be opened: {error.strerror or error}") from error
+            mend = f" (there is no {os.path.dirname(path)}: make it)" if error.errno == errno.ENOENT else ""
+            raise ControlError(f"the control socket {path} can't be opened: {error.strerror or error}{mend}") from error
         self._epoll = select.epoll()
         self._epoll.register(self._socket, select.EPOLLIN)
         self._paused = False
@@ -209,7 +211,8 @@ def ask(path: str, patience: float = PATIENCE) -> dict[str, Any]:
                     raise ControlError(f"who answers at {path} is no smtpproxy: it does not come to an end")
                 sock.settimeout(max(until - time.monotonic(), 0.001))
     except OSError as error:
-        raise ControlError(f"nobody answers at {path}: {error.strerror or error}") from error
+        mend = " (root may ask, and the user the proxy runs as)" if error.errno == errno.EACCES else ""
+        raise ControlError(f"nobody answers at {path}: {error.strerror or error}{mend}") from error
     if not said:
         raise ControlError(f"no answer at {path}: it has too many to answer, or does not answer this user")
     try:

@@ -8,6 +8,7 @@ Sockets belong to what is written in `listen`. A listener that is given another 
 0, whose port the kernel chose when they were first opened.
 """
 
+import errno
 import socket
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -22,6 +23,16 @@ STORED = "="  # the first letter of the names we give; no name of a listener beg
 
 class ListenError(Exception):
     """A listener can't be opened; the text says which, and why."""
+
+
+def _mend(entry: ListenerConfig, error: Exception) -> str:
+    """Where to look."""
+    match error:
+        case OSError(errno=errno.EADDRINUSE):
+            return f" (`ss -ltnp 'sport = :{entry.listen.port}'` says by whom)"
+        case OSError(errno=errno.EADDRNOTAVAIL):
+            return f" (no interface has {entry.listen.host})"
+    return ""
 
 
 class Held(NamedTuple):
@@ -60,7 +71,8 @@ def open_all(config: Config, held: Iterable[Held] = ()) -> list[Held]:
             for new in opened:
                 close(new)
             why = error.strerror if isinstance(error, OSError) else "the name is not a host's"
-            raise ListenError(f"can't listen on {entry.listen}: {why}") from error
+            why = f"can't listen on {entry.listen}: {why}{_mend(entry, error)}"
+            raise ListenError(why) from error
         made.append(one._replace(name=entry.name))
     return made
 

@@ -7,13 +7,14 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smtpproxy.config import Config
+from smtpproxy.config import Config, ProcessConfig
+from smtpproxy.gateway import machine
 from smtpproxy.gateway.doctor import CHECKS, QUICK, examine, look
 from smtpproxy.gateway.scene import Finding
 from tests.gateway.namespaces import (
@@ -30,6 +31,17 @@ from tests.gateway.standin import ANY, FAMILIES, PORT, Proxy, both, config, list
 Family = socket.AddressFamily
 Taken = Callable[[Network, int], Any]
 FEW = {"limits": {"connections": 100}}  # any machine has enough for so many
+
+
+LISTENING = machine.listening
+
+
+@pytest.fixture(autouse=True)
+def _somebody_listens() -> Iterator[None]:
+    """What is looked for here is the way to the proxy, not the proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "listening", lambda: {25, PORT, PORT + 1})
+        yield
 
 
 def all_of(mode: str, **said: Any) -> Config:
@@ -237,6 +249,11 @@ def test_rules_that_have_had_no_word_are_noticed(network: Network) -> None:
     watchdog_silent(network)
     (finding,) = seen(network, settings)
     assert (finding.check, finding.severity) == ("watchdog", "error")
+    assert "under [process]" in finding.mend  # there is nothing it could ask
+    asked = all_of("redirect", intercept={"when_down": "hold"}).model_copy(
+        update={"process": ProcessConfig(control="/run/smtpproxy/control")}
+    )
+    (finding,) = seen(network, asked)
     assert finding.mend == "systemctl restart smtpproxy-watchdog"
 
 
@@ -385,6 +402,18 @@ def test_a_route_that_a_router_advertised_is_about_to_end(network: Network) -> N
     (finding,) = seen(network, WAYS["tproxy"])
     assert (finding.check, finding.severity) == ("router", "warning")
     mended(network, WAYS["tproxy"], finding)
+
+
+def test_somebody_should_listen_where_connections_are_led(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules without a proxy: clients meet what when_down says, and nobody has told why."""
+    monkeypatch.setattr(machine, "listening", LISTENING)
+    network.load(printed(WAYS["tproxy"]))
+    found = seen(network, WAYS["tproxy"])
+    assert set(names(found)) == {"running"}
+    assert {(one.severity, one.mend) for one in found} == {("warning", "systemctl start smtpproxy")}
+    for family in FAMILIES:
+        network.gateway.listen(family, PORT, "::" if family == socket.AF_INET6 else "0.0.0.0")
+    assert seen(network, WAYS["tproxy"]) == []
 
 
 def test_limits_are_held_against_the_sessions_there_may_be(network: Network) -> None:

@@ -18,7 +18,7 @@ from smtpproxy.tls.dane import TLSA
 from smtpproxy.tls.mtasts import Mode, Policy
 from smtpproxy.tls.verdict import DANE_REQUIRED, HOST_MISMATCH, Verdict
 from tests.net.tls_rig import BAD, NAME, good, put
-from tests.tls.maker import Made, made, root, weak_rsa
+from tests.tls.maker import NOW, Made, made, root, weak_rsa
 
 NOTHING = Knowledge()
 BETWEEN = made("Between", root(), ca=True)
@@ -195,7 +195,7 @@ def test_no_session_is_resumed(tmp_path: Path, highest: ssl.TLSVersion) -> None:
 def test_a_verdict_does_not_outlive_the_certificate(tmp_path: Path) -> None:
     clock = Clock()
     towards = _towards(tmp_path, wall=clock)
-    short = made(NAME, root(), names=(NAME,), until=300 / 86_400)
+    short = made(NAME, root(), names=(NAME,), until=(clock.now - NOW + 300) / 86_400)
     assert _try(towards, short).verified
     clock.now += 302
     assert _try(towards, short).result == "certificate-expired"
