@@ -341,7 +341,10 @@ def test_what_the_uninstalling_removes_is_there_to_be_removed(host: Systemd) -> 
     page = (REPO / "docs" / "operations.md").read_text(encoding="utf-8")
     (steps,) = re.findall(r"```sh\n(systemctl disable[^`]*)```", page)
     host.write("/etc/systemd/system/smtpproxy.socket", shipped("smtpproxy.socket"))
+    for unit in ("watchdog/smtpproxy-watchdog.service", "nftables/smtpproxy-rules.service"):
+        host.write(f"/etc/systemd/system/{Path(unit).name}", (REPO / "deploy" / unit).read_text(encoding="utf-8"))
     _start(host, "tproxy.conf")
+    host.run("systemctl", "enable", "smtpproxy-watchdog", "smtpproxy-rules")
     host.run("systemctl", "enable", "smtpproxy.service", "smtpproxy.socket")
     host.run("sh", "-euc", steps)
     left = host.run("sh", "-c", "ls -d /opt/smtpproxy* /etc/smtpproxy* /var/*/private/smtpproxy", fails=None)

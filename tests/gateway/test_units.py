@@ -37,7 +37,7 @@ def test_systemd_takes_the_unit(unit: Path, tmp_path: Path) -> None:
         unavailable(error)
     there = tmp_path / unit.name
     program = str(DEPLOY / "watchdog" / "smtpproxy-watchdog")
-    there.write_text(unit.read_text(encoding="utf-8").replace("/opt/smtpproxy/bin/smtpproxy-watchdog", program))
+    there.write_text(unit.read_text(encoding="utf-8").replace("/usr/local/sbin/smtpproxy-watchdog", program))
     done = subprocess.run(
         [analyze, "verify", "--man=no", str(there)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -64,8 +64,10 @@ def test_the_unit_of_the_rules_makes_a_gateway_as_often_as_it_is_started(network
     before = [network.gateway.run("ip", f"-{version}", "rule").stdout for version in (4, 6)]
     for _ in range(2):
         do("ExecStart")
+        do("ExecStartPost")
         with network.gateway.inside():
-            assert examine(settings, "the.toml") == []
+            # No proxy is there yet.
+            assert [one for one in examine(settings, "the.toml") if one.check != "running"] == []
     proxy = Proxy(network, socket.AF_INET)
     client = call(network, socket.AF_INET)
     accepted = proxy.accept()
@@ -74,6 +76,26 @@ def test_the_unit_of_the_rules_makes_a_gateway_as_often_as_it_is_started(network
     do("ExecStop")
     assert [network.gateway.run("ip", f"-{version}", "rule").stdout for version in (4, 6)] == before
     assert network.gateway.run("nft", "list", "ruleset").stdout == ""
+
+
+def test_the_unit_of_the_rules_fails_without_rules(network: Network) -> None:
+    """An empty text loads without a word."""
+    network.gateway.run("nft", "-f", "-", stdin="")
+    ((must, words),) = lines("ExecStartPost")
+    assert must
+    assert network.gateway.run(*words, check=False).returncode != 0
+    for mode in ("tproxy", "redirect"):
+        network.load(printed(both(mode)))
+        network.gateway.run(*words)
+
+
+def test_the_unit_of_the_rules_deletes_no_rule_of_others(network: Network) -> None:
+    """Though it has the preference of ours."""
+    network.gateway.run("ip", "-4", "rule", "add", "pref", "25", "fwmark", "0x99", "lookup", "99")
+    for must, words in lines("ExecStart"):
+        if words[0].endswith("/ip"):
+            network.gateway.run(*words, check=must)
+    assert "fwmark 0x99 lookup 99" in network.gateway.run("ip", "-4", "rule").stdout
 
 
 # ------------------------------------------------------------------------------------------------- docs/interception.md
