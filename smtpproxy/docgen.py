@@ -59,9 +59,9 @@ HOST:PORT` does without a file altogether. [deploy/smtpproxy.toml](../deploy/smt
 
 - `smtpproxy check --config FILE` tells the mistakes of the settings, with line, column and what was perhaps meant.
   Those between tables (a `[[match]]` that names no listener) are looked for once each table is right by itself; where
-  there is none either, what is wrong with the files they name, and what is missing of the installation. A warning is for
-  what is valid and hardly meant: a setting without effect, a certificate that ends soon, a key that others can read.
-  `smtpproxy serve` tells the same on standard error before it listens; warnings keep nothing from starting.
+  there is none either, what is wrong with the files they name, and what is missing of the installation. A warning is
+  for what is valid and hardly meant: a setting without effect, a certificate that ends soon, a key that others can
+  read. `smtpproxy serve` tells the same on standard error before it listens; warnings keep nothing from starting.
 - Two things only the start itself shows: whether the passphrase fits the CA's key, and whether an address can be
   listened on.
 - What the command line says takes the place of what the file says.
