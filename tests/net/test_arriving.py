@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.net.arriving import PATIENCE
+from smtpproxy.net.dialling import Dial
 from smtpproxy.net.proxyheader import encode
 from tests.net.rig import End, Rig, rig, settled
 
@@ -190,3 +191,21 @@ async def test_the_end_of_the_proxy_ends_who_arrives(tmp_path: Path) -> None:
         assert await client.ending() in ("end", "reset")
         with pytest.raises(OSError, match="Bad file"):
             arriving.socket.getsockname()
+
+
+async def test_the_link_comes_from_the_client_and_not_from_its_load_balancer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Any] = []
+
+    class Told(Dial):
+        def __init__(self, loops: Any, tally: Any, source: Any = None) -> None:
+            sources.append(source)
+            super().__init__(loops, tally)
+
+    monkeypatch.setattr("smtpproxy.net.listener.Dial", Told)
+    async with rig(tmp_path, settings={**FROM_HERE, "source": "client"}) as r:
+        client = await r.connect()
+        await client.send(V1)
+        await client.hello(await r.server.accept())
+        assert sources == [CLIENT]

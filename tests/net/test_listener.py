@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from smtpproxy.net.listener import Sessions
+from smtpproxy.net.origin import outgoing_key
 from smtpproxy.net.tally import Tally
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import PassAll
@@ -285,3 +286,46 @@ async def test_a_store_behind_it_all(tmp_path: Path) -> None:
         assert await client.rest() == b"250 2.0.0 queued as 1\r\n221 Bye\r\n"
         assert store.mails == [b"..x\r\n\r\n"]
         nursery.cancel_scope.cancel()
+
+
+# ------------------------------------------------------------------------------------------ refused, and how it is told
+
+
+async def test_who_nobody_led_here_is_refused(tmp_path: Path) -> None:
+    """On a listener of redirect, without NAT: there is nowhere it could have been going."""
+    async with rig(tmp_path, settings={"mode": "redirect", "server": None}) as r:
+        client = await r.connect()
+        assert (await client.rest()).startswith(b"421 ")
+        assert (await r.record("link-connect"))["refused"].startswith(("nobody led it here", "its destination is"))
+        assert r.sessions.none
+
+
+async def test_a_refusal_is_never_said_in_clear_where_tls_is_implicit(tmp_path: Path) -> None:
+    async with rig(tmp_path, tls={"client": "implicit", "server": "never"}, connections=1) as r:
+        await r.both()
+        client = await r.connect()
+        assert await client.rest() == b""
+        assert (await r.record("link-connect", client=client.name))["refused"]
+
+
+async def test_a_refusal_is_not_said_to_who_passes_unseen(tmp_path: Path) -> None:
+    """It may not speak SMTP at all."""
+    block = {"name": "own", "clients": ["127.0.0.0/8"], "unseen": True}
+    async with rig(tmp_path, matches=[block], connections=1) as r:
+        await r.both()
+        client = await r.connect()
+        assert await client.rest() == b""
+        assert (await r.record("link-connect", client=client.name))["refused"]
+
+
+async def test_a_session_s_mark_ends_with_it(tmp_path: Path) -> None:
+    """Else a client that came from that port later would be taken for the proxy."""
+    async with rig(tmp_path) as r:
+        client, server = await r.both()
+        host, port = server.socket.getpeername()[:2]
+        key = outgoing_key((host, port), (r.server.host, r.server.port))
+        assert r.sessions.tally.ours(key)
+        client.close()
+        server.close()
+        await r.over()
+        assert not r.sessions.tally.ours(key)

@@ -12,6 +12,7 @@ import trio
 from smtpproxy.config import Config, parse_endpoint
 from smtpproxy.net.origin import Origin
 from smtpproxy.net.plans import REFRESH, Destination, Making, Plans
+from smtpproxy.net.proxyheader import encode, parse
 from smtpproxy.net.setup import Setup
 from smtpproxy.session.verdicts import PassAll
 from tests.net.rig import Server, rig
@@ -218,3 +219,36 @@ async def test_exempted_sessions_pass_unseen_and_are_on_record(tmp_path: Path) -
         assert (record["match"], record["unseen"]) == ("scanner", True)
         assert (await r.record("link-close"))["inspected"] is False
         assert not r.records("exchange")
+
+
+def test_a_block_looks_at_the_client_and_not_at_its_load_balancer() -> None:
+    header = parse(encode(2, ("198.51.100.7", 4711), ("203.0.113.5", 587)))
+    assert header is not None
+    told = connection("10.0.0.9").told(header)
+    assert plans({"name": "own", "clients": ["198.51.100.7"], "server": "192.0.2.2"}).choose(told).name == "own"
+    assert plans({"name": "own", "clients": ["10.0.0.9"], "server": "192.0.2.2"}).choose(told).name == ""
+    assert plans({"name": "own", "ports": [587], "server": "192.0.2.2"}).choose(told).name == "own"
+    assert plans({"name": "own", "ports": [25], "server": "192.0.2.2"}).choose(told).name == ""
+
+
+async def test_tls_is_shared_by_nobody_but_a_listener_and_its_server(tmp_path: Path) -> None:
+    """A ticket or a certificate of one is nothing to another."""
+    async with rig(tmp_path, tls={}) as r:
+        config = Config.model_validate(
+            {
+                "listener": [
+                    {"name": "first", "listen": "127.0.0.1:0", "server": "192.0.2.1"},
+                    {"name": "second", "listen": "127.0.0.1:0", "server": "192.0.2.1"},
+                ],
+                "match": [
+                    {"name": "same", "ports": [587], "rules": ["x"]},
+                    {"name": "other", "ports": [465], "server": "192.0.2.2"},
+                ],
+            }
+        )
+        first, second = Making(Setup(config, {"": GENERAL}), r.materials).plans()
+        same, other = (plan for _, plan in first.matches)
+        assert first.default.tls is not None
+        assert first.default.tls is same.tls
+        assert first.default.tls is not other.tls
+        assert first.default.tls is not second.default.tls

@@ -244,3 +244,15 @@ def test_roots_that_can_not_be_used(tmp_path: Path) -> None:
     for verify in ("record", "verify"):
         with pytest.raises(ValueError, match="none"):
             _towards(tmp_path, verify, roots=str(tmp_path / "none.pem"))
+
+
+def test_of_a_server_known_by_its_address_the_chain_is_looked_at(tmp_path: Path) -> None:
+    """Enough for the CA to certify what it shows: the client looks for the name it meant. Not to call it verified."""
+    towards = _towards(tmp_path).for_host("192.0.2.1")
+    assert (towards.name, towards.sni) == ("192.0.2.1", "")
+    whole = _try(towards, made(NAME, root(), names=(NAME,)))
+    assert not whole.verified
+    assert towards.vouched(whole)
+    alone = _try(towards, made(NAME, names=(NAME,)))
+    assert not alone.verified
+    assert not towards.vouched(alone)
