@@ -486,8 +486,8 @@ def test_who_the_processes_are_to_be_must_be_known_here(tmp_path: Path) -> None:
             'match 1 "few": rules 2: has no effect: these rules are for all connections already',
         ),
         (
-            LISTENER + f'announce = "xclient"\n{MATCH}clients = ["10.0.0.0/8"]\nunseen = true\n',
-            'match 1 "few": unseen: the server is not told who these clients are: announce = "xclient" of listener',
+            LISTENER + f'announce = "xforward"\n{MATCH}clients = ["10.0.0.0/8"]\nunseen = true\n',
+            'match 1 "few": unseen: the server is not told who these clients are: announce = "xforward" of listener',
         ),
         (LISTENER + f'announce = "proxy-v1"\n{MATCH}clients = ["10.0.0.0/8"]\nunseen = true\n', None),
         (
@@ -727,3 +727,19 @@ def test_cpus_are_those_a_process_is_given(
 
 def test_there_is_at_least_one_cpu_here() -> None:
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_who_passes_unseen_must_not_say_xclient_in_our_place(tmp_path: Path) -> None:
+    """The server lets the proxy's address say it, and would believe the client."""
+    text = LISTENER + f'announce = "xclient"\n{MATCH}clients = ["10.0.0.0/8"]\nunseen = true\n'
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match="a client may say XCLIENT itself"):
+        load_config(tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_text(text + 'server = "192.0.2.77"\n')
+    load_config(tmp_path / "b.toml")
+
+
+def test_somewhere_clients_must_be_going(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(GATE + "[listener.intercept]\nports = []\n")
+    with pytest.raises(ConfigError, match="no port, and so nothing"):
+        load_config(tmp_path / "a.toml")

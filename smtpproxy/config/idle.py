@@ -12,7 +12,7 @@ from smtpproxy.config.inline import InterceptConfig
 from smtpproxy.config.tables import Config, ListenerConfig, Variant
 from smtpproxy.config.tls import CAConfig, DNSConfig, TLSConfig
 from smtpproxy.config.values import Mistake, is_address
-from smtpproxy.policy.toml import KeyPath, shown
+from smtpproxy.policy.toml import KeyPath, Severity, shown
 from smtpproxy.session.postures import ClientTLS, ServerTLS
 
 
@@ -56,9 +56,13 @@ def _of_unseen(config: Config) -> Iterator[Mistake]:
             if one.announce in ("xclient", "xforward") and (not match.listeners or one.name in match.listeners):
                 message = (
                     f'the server is not told who these clients are: announce = "{one.announce}" of listener'
-                    f" {shown(one.name)} takes a command, and in what passes unseen there is none of ours"
+                    f" {shown(one.name)} takes a command, and in what passes unseen there is none of ours; but a client"
+                    f" may say {one.announce.upper()} itself, and be whoever it likes to the server, which lets us"
                 )
-                yield Mistake(("match", index, "unseen"), message, "a PROXY header, if it expects one", "warning")
+                other = match.server is not None and match.server != one.server
+                worse = one.announce == "xclient" and not (one.keeps_client or other)
+                severity: Severity = "error" if worse else "warning"
+                yield Mistake(("match", index, "unseen"), message, "a PROXY header, if it expects one", severity)
 
 
 # ------------------------------------------------------------------------------------------------------------- TLS

@@ -34,6 +34,12 @@ MOST_WORKERS = 1024
 _SYSTEM_TABLES = {253: "default", 254: "main", 255: "local"}  # rt_tables
 
 
+def _some(ports: tuple[int, ...]) -> tuple[int, ...]:
+    if not ports:
+        raise wrong("no port, and so nothing would be led here", "e.g. [25]")
+    return ports
+
+
 def _free_table(number: int) -> int:
     if number in _SYSTEM_TABLES:
         raise wrong(f"{number} is the system's own table `{_SYSTEM_TABLES[number]}`", "one that nobody else uses")
@@ -46,7 +52,9 @@ class InterceptConfig(Table):
     The proxy itself does not look at it: what arrives is served.
     """
 
-    ports: Ports = setting((25,), "where clients connect to", "mail between servers goes there, as RFC 5321 has it")
+    ports: Annotated[Ports, AfterValidator(_some)] = setting(
+        (25,), "where clients connect to", "mail between servers goes there, as RFC 5321 has it"
+    )
     clients: Networks = setting((), "networks of clients. Empty: all", "who is on the way through this machine")
     servers: Networks = setting((), "networks of servers. Empty: all", "wherever clients want to go")
     interfaces: Annotated[tuple[Interface, ...], Field(strict=False)] = setting(

@@ -80,6 +80,8 @@ def load_config(
         if any(problem.severity == "error" for problem in found):
             raise _error(found)
     found += [_together((), mistake, data, said, positions) for mistake in idle(config)]
+    if any(problem.severity == "error" for problem in found):
+        raise _error(found)
     if listeners and not config.listeners:
         expected = "--listen and --server, or a [[listener]] in a configuration file"
         file = str(path) if path else COMMAND_LINE

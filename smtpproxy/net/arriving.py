@@ -56,7 +56,7 @@ class Arriving:
 
     def check(self, now: float) -> None:
         """Called about once a second."""
-        if now > self._until:
+        if not self._reactor.stalled and now > max(self._until, self._reactor.resumed_at + PATIENCE):
             self._over(self._origin, f"no PROXY header within {PATIENCE:.0f} s")
 
     def _over(self, origin: Origin, why: str) -> None:

@@ -10,6 +10,7 @@ with these ends, and what comes back goes out by another port, which is.
 
 import errno
 import socket
+from ipaddress import ip_address
 from typing import Any
 
 from smtpproxy.net.machine import Where, family_of, plain
@@ -36,6 +37,8 @@ class Dial:
         """
         family, where = address
         target = plain(where)
+        if ip_address(target[0]).is_unspecified:  # the kernel would take this machine's loopback
+            raise OSError(errno.EADDRNOTAVAIL, "that is no address")
         if self._loops.listens(target):
             raise OSError(errno.ELOOP, "this proxy itself listens there")
         if self._source is not None and family != family_of(self._source[0]):

@@ -73,16 +73,17 @@ class Sessions:
 
     def full(self, client: str) -> str:
         """Why a further connection of this client is refused; "" if it is not."""
-        if self.crowded:
-            return f"{self._connections} connections in all"
+        if crowded := self.crowded:
+            return crowded
         if self.tally.of(client) >= self._per_client:
             return f"{self._per_client} connections of one client"
         return ""
 
     @property
-    def crowded(self) -> bool:
-        """There are as many as there may be in all."""
-        return self.tally.total() + len(self.arriving) >= self._connections
+    def crowded(self) -> str:
+        """Why nobody else is served, or ""."""
+        full = self.tally.total() + len(self.arriving) >= self._connections
+        return f"{self._connections} connections in all" if full else ""
 
     def add(self, relay: Relay, client: str) -> None:
         """Count it."""
@@ -202,8 +203,8 @@ class Listener:
             alone = entry.proxy_only and bool(entry.proxy_from)
             why = Refusal("its address is in none of the networks of `proxy_from`", say.NO_ACCESS)
             self._begin(client, origin, why if alone else None)
-        elif self._sessions.crowded:
-            self._begin(client, origin)
+        elif crowded := self._sessions.crowded:  # decided once: asked again, there may be room, and no header was read
+            self._begin(client, origin, Refusal(crowded, say.TOO_MANY_SESSIONS))
         else:
             self._sessions.arriving.add(Arriving(self._reactor, client, origin, self._arrived))
 

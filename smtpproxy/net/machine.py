@@ -2,7 +2,7 @@
 
 They change while the proxy runs (an interface comes up, a virtual address moves to another gateway), so they are asked
 for anew when the answer is older than `FRESH`. Where the kernel can't be asked (a sandbox without AF_NETLINK) no
-address is known to be ours but the loopback ones, and the log says so once.
+address is known not to be ours: nobody is led anywhere that `reach` does not name, and the log says so once.
 """
 
 import ipaddress
@@ -40,12 +40,12 @@ class Machine:
     def __init__(self, clock: Callable[[], float], ask: Callable[[], frozenset[str]] | None = None) -> None:
         self._clock = clock
         self._ask = ask or own_addresses
-        self._known: frozenset[str] = frozenset()
+        self._known: frozenset[str] | None = None
         self._asked_at = float("-inf")
         self._told = False
 
     def has(self, host: str) -> bool:
-        """The address (in its canonical form) is one of this machine's."""
+        """The address (in its canonical form) is one of this machine's, or may be."""
         now = self._clock()
         if now - self._asked_at > FRESH:
             self._asked_at = now
@@ -54,8 +54,8 @@ class Machine:
             except OSError as error:
                 if not self._told:
                     self._told = True
-                    log.warning("this machine's addresses can't be known", why=error.strerror)
-        return host in self._known or ipaddress.ip_address(host).is_loopback
+                    log.error("this machine's addresses can't be known: any may be its own", why=error.strerror)
+        return self._known is None or host in self._known or ipaddress.ip_address(host).is_loopback
 
 
 def own_addresses() -> frozenset[str]:

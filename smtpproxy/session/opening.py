@@ -87,6 +87,8 @@ def greeted(session: "Session", greeting: Exchange, reply: Reply) -> None:
         _hello(session)
     else:
         greeting.closes = _demanded(session)  # refused: nothing more is said in clear (RFC 5321 §3.1 asks for QUIT)
+        if session.announcement.kind is Announce.XCLIENT:  # nor under our name
+            session.gate = REFUSED
         _tell(session)
 
 

@@ -209,3 +209,30 @@ async def test_the_link_comes_from_the_client_and_not_from_its_load_balancer(
         await client.send(V1)
         await client.hello(await r.server.accept())
         assert sources == [CLIENT]
+
+
+async def test_at_the_bound_nobody_is_served_as_the_load_balancer(tmp_path: Path) -> None:
+    """Other workers' sessions may end between two looks at how many there are: it is decided once."""
+    async with rig(tmp_path, settings=FROM_HERE, connections=5) as r:
+        answers = [5, 4, 4, 4]
+        r.sessions.tally.total = lambda: answers.pop(0) if answers else 4  # type: ignore[method-assign]
+        client = await r.connect()
+        await client.send(V1)
+        assert (await client.reply()).startswith(b"421 ")
+        assert (await r.record("link-connect"))["refused"] == "5 connections in all"
+        assert not r.server.ends
+
+
+async def test_a_header_s_time_does_not_pass_while_the_record_can_not_be_written(tmp_path: Path) -> None:
+    async with rig(tmp_path, settings=FROM_HERE) as r:
+        client = await r.connect()
+        await settled()
+        r.reactor.stalled = True
+        r.wait(PATIENCE + 1)
+        assert r.sessions.arriving
+        r.reactor.stalled = False
+        r.reactor.resumed_at = r.reactor.now
+        r.wait(PATIENCE / 2)
+        assert r.sessions.arriving
+        await client.send(V1)
+        await client.hello(await r.server.accept())

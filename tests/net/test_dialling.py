@@ -33,7 +33,12 @@ def test_a_client_s_address_has_one_family() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    [(12345, ("192.0.2.1", 25)), (socket.AF_INET6, ("fe80::1%nowhere", 25))],
+    [
+        (12345, ("192.0.2.1", 25)),
+        (socket.AF_INET6, ("fe80::1%nowhere", 25)),
+        (socket.AF_INET, ("0.0.0.0", 25)),  # a resolver that blocks says so; the kernel would take the loopback
+        (socket.AF_INET6, ("::", 25)),
+    ],
 )
 def test_what_can_not_be_tried_is_an_error(address: tuple[int, Where]) -> None:
     """And leaves no descriptor behind, which the warning about it would tell."""

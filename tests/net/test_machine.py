@@ -59,6 +59,13 @@ def test_where_the_kernel_can_not_be_asked_what_was_known_holds(capsys: pytest.C
     assert capsys.readouterr().out.count("addresses can't be known") == 1
 
 
+def test_where_it_was_never_known_any_address_may_be_ours() -> None:
+    """Fail closed: no session is led to this machine's own services for want of AF_NETLINK."""
+    kernel = Kernel()
+    kernel.error = OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+    assert kernel.machine().has("192.0.2.1")
+
+
 def test_the_kernel_is_understood() -> None:
     """The same addresses as ip(8) shows."""
     shown = subprocess.run(["ip", "-o", "address"], check=True, capture_output=True, text=True, timeout=10).stdout

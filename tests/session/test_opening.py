@@ -846,3 +846,11 @@ def test_garbage(kind: Announce, wanted: Posture, first: bool, said: list[tuple[
         assert kind is Announce.XCLIENT or not own
     for record in records:
         render(record)
+
+
+def test_a_greeting_that_refuses_is_no_way_round_xclient() -> None:
+    """The server was never told who the client is, so nothing of it but QUIT goes on under our name."""
+    play(
+        f"S> 554 not now\n>C 554 not now\n\nC> EHLO me.example\n>C {NO}\nC> MAIL FROM:<a@x.example>\n>C {NO}\n" + QUIT,
+        announcement=XCLIENT,
+    )
