@@ -142,7 +142,7 @@ class ListenerConfig(Table):
         "where clients may be led if `server` is not said: to these networks, and nowhere else. Empty: everywhere but"
         " to this machine itself and to loopback, link-local, multicast and broadcast addresses, which must be named"
         " here to be reached",
-        "what nobody but this machine could reach stays so",
+        "a gateway leads clients to others, not to itself",
     )
     proxy_from: Networks = setting(
         (),
