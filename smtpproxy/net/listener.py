@@ -107,7 +107,11 @@ class Sessions:
         """Drop everybody: the proxy ends."""
         for relay in tuple(self.relays):
             relay.abandon()
-        for arriving in self.arriving:
+        self.drop_arriving()
+
+    def drop_arriving(self) -> None:
+        """Drop who has not said yet whom it brings: no session has begun."""
+        for arriving in tuple(self.arriving):
             arriving.drop()
         self.arriving.clear()
 

@@ -194,9 +194,7 @@ class Service:
     def close(self) -> None:
         """Let go of every socket; who is still there is dropped."""
         self._close_listeners()
-        self._drop_arriving()
-        for relay in tuple(self.sessions.relays):
-            relay.abandon()
+        self.sessions.abandon()
         self.materials.close()
         self.reactor.close()
 
@@ -204,12 +202,6 @@ class Service:
         for listener in self.listeners:
             listener.close()
         self.listeners.clear()
-
-    def _drop_arriving(self) -> None:
-        """Who has not said yet whom it brings: no session has begun."""
-        for arriving in tuple(self.sessions.arriving):
-            arriving.drop()
-        self.sessions.arriving.clear()
 
     async def _sweep(self) -> None:
         while True:
@@ -237,7 +229,7 @@ class Service:
         if self._drained.is_set():  # it has ended, and let go of everything
             return
         self.reactor.tick()
-        self._drop_arriving()
+        self.sessions.drop_arriving()
         self.retire()
         for relay in tuple(self.sessions.relays):
             relay.drain()

@@ -29,17 +29,19 @@ DEPLOY = REPO / "deploy"
 CONFIG = "/etc/smtpproxy/smtpproxy.toml"
 PROGRAM = "/opt/smtpproxy/bin/smtpproxy"
 LOG = "/run/smtpproxy.log"
+PYTHON = f"/opt/python/{Path(sys.executable).resolve().relative_to(sys.base_prefix)}"
 PATIENCE = 30.0  # seconds for anything; far longer than what is waited for ever takes
 
 _CLONE_NEWNET = 0x40000000
 _TARGETS = ("basic", "multi-user", "network-online", "nss-lookup", "shutdown", "sockets", "sysinit", "umount")
 
-# Run as process 1 of the namespaces; $1 is an empty directory, $2 the source, $3 where packages are, the rest targets.
+# Run as process 1 of the namespaces; $1 is an empty directory, $2 the source, $3 where packages are, $4 Python's
+# prefix, the rest targets. All three are seen in /opt, whoever may reach where they really are: services are not root.
 _PREPARE = """
 set -eu
 umask 022
-place=$1 source=$2 packages=$3
-shift 3
+place=$1 source=$2 packages=$3 python=$4
+shift 4
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$place"
 mkdir "$place/upper" "$place/work" "$place/root"
@@ -51,9 +53,15 @@ mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount --rbind /dev dev
 for where in run tmp opt; do mount -t tmpfs -o mode=755 tmpfs "$where"; done
 chmod 1777 tmp
-mkdir -p opt/source opt/packages run/lock run/units etc/smtpproxy
+mkdir -p opt/source opt/packages opt/python run/lock run/units etc/smtpproxy
 mount --bind "$source" opt/source
 mount --bind "$packages" opt/packages
+mount --bind "$python" opt/python
+# Where Python is built with its library apart, that is found by the linker; of the same name, Debian's is another one.
+if ls opt/python/lib/libpython3.*.so.* >/dev/null 2>&1; then
+    echo /opt/python/lib >etc/ld.so.conf.d/000-python.conf
+    ldconfig -r .
+fi
 for target; do printf '[Unit]\\nDefaultDependencies=no\\n' >"run/units/$target.target"; done
 ip link set lo up
 pivot_root . .
@@ -118,7 +126,8 @@ class Systemd:
         process = subprocess.Popen(
             ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup),
              "unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup",
-             "sh", "-c", _PREPARE, "sh", str(place), str(REPO), sysconfig.get_path("purelib"), *_TARGETS],
+             "sh", "-c", _PREPARE, "sh", str(place), str(REPO), sysconfig.get_path("purelib"),
+             sys.base_prefix, *_TARGETS],
             stdin=subprocess.DEVNULL, stdout=said, stderr=said,
         )  # fmt: skip
         ends.callback(self._end, process)
@@ -172,7 +181,7 @@ class Systemd:
 
     def install(self, version: str, source: str) -> None:
         """A version beside others, of this source on its root."""
-        self.run("sh", "-c", _INSTALL, "sh", os.path.realpath(sys.executable), version, source)
+        self.run("sh", "-c", _INSTALL, "sh", PYTHON, version, source)
 
     def point_to(self, version: str) -> None:
         """What /opt/smtpproxy is from now on."""
