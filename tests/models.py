@@ -294,7 +294,7 @@ class Looker(PassAll):
         self.header = self._judged  # type: ignore[assignment]  # PassAll has none
         self.content = self._judged_content  # type: ignore[assignment]
 
-    def depth(self, transaction: Transaction) -> Depth:
+    def depth(self, transaction: Transaction, session: Session) -> Depth:
         """The one depth."""
         return self._depth
 
@@ -414,10 +414,10 @@ def _pump(talk: Talk) -> None:
         octets = bytes(session.to_server)
         session.to_server.clear()
         for effect in session.effects:
-            if effect.side is Side.SERVER and isinstance(effect, Abort):
+            if isinstance(effect, Abort) and effect.side is Side.SERVER:
                 talk.aborted = True
                 octets = b""
-            if effect.side is Side.CLIENT and isinstance(effect, Abort | Close):
+            if isinstance(effect, Abort | Close) and effect.side is Side.CLIENT:
                 talk.closed = True
         session.effects.clear()
         talk.to_server += octets

@@ -72,6 +72,8 @@ def exchange_fields(exchange: Exchange) -> dict[str, Any]:
     fields["action"] = exchange.action
     if exchange.rule:
         fields["rule"] = exchange.rule
+    if exchange.effects is not None:
+        fields.update(exchange.effects.shown())
     if exchange.anomalies:
         fields["anomalies"] = list(exchange.anomalies)
     if exchange.octets:

@@ -65,7 +65,7 @@ class Chunks(Inspected):
         self.over = size == 0
         exchange.octets = size
         if self.way is not Way.SWALLOW and self._max and self.transaction.size + size > self._max:
-            self.refuse(say.TOO_BIG, "over-size", rule=session.judge.owner(b"SIZE"))
+            self.refuse(say.TOO_BIG, "over-size", rule=session.judge.owner(b"SIZE", session))
         if self.way is Way.PASSING:
             exchange.sent = command
             session.to_server += command.wire
@@ -149,12 +149,30 @@ class Chunks(Inspected):
                     self._release(b"")
                 else:
                     self._tell_refusal(exchange)
-            elif self.judge_content():
-                self._send(self._spool.read(), 0, last=True)
-                self._spool.close()
             else:
-                self._tell_refusal(exchange)
+                self.judge_content(exchange, self._judged)
+                return
             session.settle()
+        self._end()
+
+    def _judged(self, passed: bool) -> None:
+        """WHOLE: the last chunk's BDAT is decided."""
+        exchange = self.exchange
+        if exchange is None:
+            raise AssertionError("a chunk without its BDAT")
+        if exchange.waiting:
+            exchange.waiting = False
+            self.session.hold(None)
+        if passed:
+            self._send(self._spool.read(), 0, last=True)
+            self._spool.close()
+        else:
+            self._tell_refusal(exchange)
+        self._end()  # before its reply is told: it changes the record of the mail
+        self.session.settle()
+
+    def _end(self) -> None:
+        session = self.session
         if self._last:
             self.finish()
             if session.transaction is self.transaction:

@@ -5,9 +5,11 @@ server did not accept (S3); no end of data, LAST or padding is made up (S4): a s
 aborted; and the record says what happened.
 """
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from smtpproxy.session import asking
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.content import NOOP, Incoming, Way
 from smtpproxy.session.effects import Abort, Close, Shut
@@ -36,6 +38,8 @@ def half_done(session: "Session") -> bool:
 def close_both(session: "Session", *, abort: bool = False) -> None:
     """End it: the client's link in order, the server's too unless half a mail is on it."""
     if session.closed:
+        return
+    if asking.let_go(session):
         return
     abort = abort or half_done(session)
     session.closed = True
@@ -85,6 +89,8 @@ def answer_orphan(session: "Session", exchange: Exchange) -> None:
 
 def tell_unasked(session: "Session", reply: OwnReply, anomaly: str, side: Side) -> None:
     """421 to a client that asked nothing (RFC 5321 §3.8), then close."""
+    if asking.let_go(session):
+        return
     form = session.form(reply)
     told: dict[str, Any] = {}
     if session.tellable:
@@ -98,6 +104,8 @@ def lose_server(session: "Session", reply: OwnReply, anomaly: str, *, abort: boo
     """No further reply will come: what is owed first is told `reply`, and both links close."""
     if abort:
         abort_server(session)
+    if asking.let_go(session):
+        return
     for exchange in session.ledger:
         if exchange.asked is None:
             exchange.lost = True
@@ -167,7 +175,8 @@ def client_ended(session: "Session") -> None:
 
 def read_on(session: "Session") -> None:
     """Read what was held back; a client that has ended its side meanwhile is not waited for."""
-    session.reading.read()
+    if not session.closed:
+        session.reading.read()
     if session.reading.ended and not session.closed:
         client_ended(session)
 
@@ -243,6 +252,8 @@ def awaited(session: "Session") -> tuple[Side, float]:
     table = session.patience_table
     if session.securing is not None:
         return session.securing.side, table.tls
+    if session.asking:  # questions have deadlines of their own
+        return Side.CLIENT, math.inf
     if session.receiving and not session.holding:
         return Side.CLIENT, table.content
     if session.unseen and session.reading.ended:  # the last word it waits for may be that about a mail

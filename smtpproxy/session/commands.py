@@ -11,12 +11,13 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from smtpproxy.session import announcing, closing, securing
+from smtpproxy.session import announcing, asking, closing, securing
 from smtpproxy.session.chunks import Chunks, Swallowed
+from smtpproxy.session.content import RSET
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
 from smtpproxy.session.state import HELLOS, MAILS, SECURERS, Recipient, Transaction
-from smtpproxy.session.verdicts import Action, CommandRule, Depth, Verdict
+from smtpproxy.session.verdicts import PASS, Action, CommandRule, Depth, Verdict
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command, Malformed
 from smtpproxy.smtp.registry.parameters import PARAMETERS
@@ -58,19 +59,61 @@ def asked(session: "Session", command: Command) -> None:
         refuse(session, exchange, gate.reply)
         return
     rule: CommandRule | None = session.command_rules.get(verb.name)
-    if rule is not None:
-        verdict = _judged(session, rule, command)
-        exchange.rule = verdict.rule
-        if verdict.anomalies:
-            exchange.anomalies += verdict.anomalies
-        if verdict.action is not _PASS:
-            exchange.action = verdict.action.value
-            if verdict.action is not Action.REWRITE:
-                exchange.closes = verdict.action is Action.HANGUP
-                refuse(session, exchange, verdict.value)
-                return
-            command = verdict.value
-    elif verb is UNKNOWN:
+    if rule is None:
+        _permitted(session, exchange, command)
+        return
+    verdict = asking.judged(session, verb.name, rule, command, session)
+    if verdict is PASS:
+        _permitted(session, exchange, command)
+        return
+    asking.heed(exchange, verdict)
+    if verdict.action is not Action.ASK:
+        _heeded(session, exchange, command, verdict)
+        return
+    exchange.waiting = True
+    session.hold(exchange)
+    session.ledger.exchanges.append(exchange)
+
+    def then(verdict: Verdict) -> None:
+        session.hold(None)
+        if closing.orphaned(session):  # the proxy has begun to stop
+            closing.answer_orphan(session, exchange)
+            return
+        _heeded(session, exchange, command, verdict)
+
+    asking.ask(session, verdict.value, asking.heeds(exchange), then)
+
+
+def _heeded(session: "Session", exchange: Exchange, command: Command, verdict: Verdict) -> None:
+    """What the rules decided is done."""
+    action = verdict.action
+    if action is not _PASS:
+        exchange.action = action.value
+    if action is Action.REWRITE:
+        command = verdict.value
+        if command.verb.argument is Argument.MAIL and exchange.transaction is not None:  # as the server has it
+            exchange.transaction.reverse_path, exchange.transaction.parameters = command.argument
+    elif action is Action.DISCARD:
+        if session.transaction is None:
+            exchange.action = "answer"
+            exchange.anomalies += ("rule-failed",)
+            refuse(session, exchange, say.RULE_FAILED)
+            return
+        session.transaction.discarded = verdict.rule
+        if isinstance(session.incoming, Chunks):  # some of it came before
+            session.incoming.refuse(say.DISCARDED, rule=verdict.rule, action=action.value)
+    elif action is not _PASS:
+        exchange.closes = action is Action.HANGUP
+        refuse(session, exchange, verdict.value)
+        return
+    _permitted(session, exchange, command)
+
+
+def _permitted(session: "Session", exchange: Exchange, command: Command) -> None:
+    """No rule is against it: now what the session itself must see to, rule or no rule."""
+    verb = command.verb
+    argument = verb.argument
+    if verb is UNKNOWN and not exchange.rule:
         _count_malformed(session, exchange, "unknown-verb")
         refuse(session, exchange, say.own(UNKNOWN.refusal))
         return
@@ -94,18 +137,6 @@ def asked(session: "Session", command: Command) -> None:
     session.push(exchange)
 
 
-def _judged(session: "Session", rule: CommandRule, command: Command) -> Verdict:
-    """A rule that fails decides nothing: fail closed (architecture §9)."""
-    try:
-        verdict = rule(command, session)
-    except Exception as error:
-        session.note(Kind.NOTE, anomaly="rule-failed", verb=command.verb.name, why=type(error).__name__)
-        return Verdict(Action.ANSWER, say.RULE_FAILED, anomalies=("rule-failed",))
-    if verdict.action is Action.DISCARD:  # content is discarded where content is judged; a command has none
-        return Verdict(Action.ANSWER, say.RULE_FAILED, verdict.rule, ("rule-failed",))
-    return verdict
-
-
 def _envelope(session: "Session", exchange: Exchange, command: Command) -> OwnReply | None:
     """What is wrong with a MAIL or RCPT that its grammar can't tell: parameters nobody offered, addresses, counts."""
     path, parameters = command.argument
@@ -121,7 +152,7 @@ def _envelope(session: "Session", exchange: Exchange, command: Command) -> OwnRe
         offered = session.client.capabilities.keywords
         if not any(name.encode() in offered for name in names):
             exchange.anomalies += ("parameter-not-offered",)
-            exchange.rule = exchange.rule or session.judge.owner(names[0].encode())
+            exchange.rule = exchange.rule or session.judge.owner(names[0].encode(), session)
             return say.own(row.refusal) if row.refusal else say.NOT_NEGOTIATED
         if keyword == b"REQUIRETLS" and session.client.tls is not None and session.client.tls.shown != "given":
             exchange.anomalies += ("requiretls-intercepted",)  # RFC 8689 §4.1: a promise we are not named in
@@ -163,15 +194,11 @@ def malformed(session: "Session", line: Malformed) -> None:
     """A line that matched no grammar: answered here, in its turn, unless a rule says otherwise."""
     judge = session.judge.malformed
     if judge is not None and not line.fatal and session.gate is None and not closing.orphaned(session):
-        try:
-            verdict = judge(line, session)
-        except Exception as error:
-            session.note(Kind.NOTE, anomaly="rule-failed", verb=line.verb.name, why=type(error).__name__)
-            verdict = Verdict(Action.ANSWER)
+        verdict = asking.judged(session, line.verb.name, judge, line, session)
+        exchange = Exchange(line.verb, line, session.clock())
+        asking.heed(exchange, verdict)
         if verdict.action is _PASS and verdict.rule:
-            exchange = Exchange(line.verb, line, session.clock())
-            exchange.rule = verdict.rule
-            exchange.anomalies = ("malformed-command",)
+            exchange.anomalies += ("malformed-command",)
             passed = Command(UNKNOWN, Text(b""), line.line, line.line, ())
             if line.verb.name in MAILS and announcing.xforward(session, exchange, passed):
                 return
@@ -179,6 +206,12 @@ def malformed(session: "Session", line: Malformed) -> None:
             session.to_server += line.line
             session.hold(exchange)
             session.push(exchange)
+            return
+        if verdict.action in (Action.ANSWER, Action.HANGUP) and verdict is not asking.FAILED:
+            _count_malformed(session, exchange, "malformed-command")
+            exchange.action = verdict.action.value
+            exchange.closes = verdict.action is Action.HANGUP
+            refuse(session, exchange, verdict.value)
             return
     name = "malformed-command"
     if line.fatal:
@@ -246,7 +279,7 @@ def _asked_data(session: "Session", exchange: Exchange, command: Command) -> boo
         return True
     # With no transaction known the server will say 503; should it not, the content is looked at like any other.
     transaction = exchange.transaction = session.transaction or session.begin_unasked()
-    depth = _depth(session, transaction)
+    depth = Depth.HEADER if transaction.discarded else _depth(session, transaction)
     if depth is None:
         _fail_closed(session, exchange)
         return True
@@ -262,7 +295,7 @@ def _asked_data(session: "Session", exchange: Exchange, command: Command) -> boo
 def _depth(session: "Session", transaction: Transaction) -> Depth | None:
     """How deep content is looked into; None if the rules failed to say so."""
     try:
-        return session.judge.depth(transaction)
+        return session.judge.depth(transaction, session)
     except Exception as error:
         session.note(Kind.NOTE, anomaly="rule-failed", subject="content", why=type(error).__name__)
         return None
@@ -277,7 +310,8 @@ def _fail_closed(session: "Session", exchange: Exchange) -> None:
 def _tell_deferred(exchange: Exchange) -> None:
     """A deferred DATA at the head: go ahead if the server has accepted a recipient by now."""
     transaction = exchange.transaction
-    exchange.action = "answer"
+    if exchange.action == "pass":
+        exchange.action = "answer"
     exchange.told = say.GO_AHEAD if transaction is not None and transaction.accepted else say.NO_RECIPIENTS
 
 
@@ -290,7 +324,7 @@ def _asked_bdat(session: "Session", exchange: Exchange, command: Command) -> boo
         return True
     chunks = session.incoming
     if not isinstance(chunks, Chunks):
-        depth = _depth(session, transaction)
+        depth = Depth.HEADER if transaction.discarded else _depth(session, transaction)
         if depth is None:
             _fail_closed(session, exchange)
             return True
@@ -307,6 +341,16 @@ def _asked_burl(session: "Session", exchange: Exchange, command: Command) -> boo
     if transaction is None or not transaction.recipients:
         exchange.action = "answer"
         refuse(session, exchange, say.NO_TRANSACTION)
+        return True
+    if transaction.discarded:
+        exchange.action = "discard"
+        if not command.argument.last:
+            refuse(session, exchange, say.CHUNK_HELD)
+            return True
+        session.transaction = session.incoming = None
+        exchange.told, exchange.sent = say.DISCARDED, RSET
+        session.to_server += RSET.wire
+        session.push(exchange)
         return True
     if command.argument.last:
         exchange.before = session.transaction, session.incoming

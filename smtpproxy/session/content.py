@@ -20,13 +20,15 @@ One mail by BDAT is in chunks.py; the rules are the same.
 
 import hashlib
 import io
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from smtpproxy.session import asking
 from smtpproxy.session.ledger import Exchange
-from smtpproxy.session.records import Kind
+from smtpproxy.session.records import CONTENT
 from smtpproxy.session.state import Transaction
-from smtpproxy.session.verdicts import Action, Depth, Verdict
+from smtpproxy.session.verdicts import Action, Depth, Effects, Verdict
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command, parse_command
 from smtpproxy.smtp.readers import Content, stuffed
@@ -52,6 +54,7 @@ class Way(Enum):
     PASSING = "passing"  # to the server
     HEADER = "header"  # held back until the header section is whole
     WHOLE = "whole"  # held back until the end
+    ASKED = "asked"  # all of it is held back, and the outside is asked about it
     WAITING = "waiting"  # judged; the server's go-ahead is awaited
     SWALLOW = "swallow"  # nowhere
 
@@ -75,9 +78,14 @@ class Inspected:
         self.hangup = False
         self.pumping = False  # all has come; what was held back is on its way to the server
         self._digest = hashlib.sha256()
+        self.effects: Effects | None = None
+        self.asked_end: Exchange | None = None  # the end of data, while rules ask the outside about the mail
         self._held = bytearray()  # HEADER: the header section so far, and what came with its end
         self._spool: Any = None
         self._max = session.judge.max_size(session)
+        self._shown = bytearray()  # for a transcript
+        if transaction.discarded:
+            self.refuse(say.DISCARDED, rule=transaction.discarded, action="discard")
 
     def finish(self) -> None:
         """All of the content has come."""
@@ -91,7 +99,8 @@ class Inspected:
         self.action = action
         self.rule = rule
         self._held.clear()
-        self.discard()
+        if self.way is not Way.ASKED:  # else somebody outside may be reading it
+            self.discard()
         self.take_back()
         self.way = Way.SWALLOW
 
@@ -109,8 +118,10 @@ class Inspected:
         self.came += len(plain)
         self.transaction.size += len(plain)
         self._digest.update(plain)
+        if self.session.transcript and len(self._shown) < CONTENT:
+            self._shown += plain[: CONTENT - len(self._shown)]
         if self.way is not Way.SWALLOW and self._max and self.came > self._max:
-            self.refuse(say.TOO_BIG, "over-size", rule=self.session.judge.owner(b"SIZE"))
+            self.refuse(say.TOO_BIG, "over-size", rule=self.session.judge.owner(b"SIZE", self.session))
         if self.way is not Way.SWALLOW:
             return True
         if self.came > self.session.limits.swallow + self._max:
@@ -147,66 +158,112 @@ class Inspected:
     def judge_header(self) -> bool:
         """Have the header section judged; False when that refused the mail."""
         judge = self.session.judge.header
-        verdict = self._decide(judge, bytes(self._held)) if judge is not None else None
-        if verdict is None or verdict.action is Action.PASS:
+        if judge is None:
             return True
-        if verdict.action is Action.REWRITE:
-            if not _clean(verdict.value):
-                verdict = Verdict(Action.ANSWER, say.RULE_FAILED, verdict.rule, ("rule-failed",))
-            else:
-                self.rule = verdict.rule
-                self._became(len(self._held), verdict.value)
-                self._held = bytearray(verdict.value)
-                return True
-        self._apply(verdict)
-        return False
+        verdict = asking.judged(self.session, "header", judge, bytes(self._held), self.session)
+        self._heed(verdict)
+        if verdict.action is Action.REWRITE and _clean(verdict.value):
+            self.action = verdict.action.value
+            self.transaction.size += len(verdict.value) - len(self._held)
+            self._digest = hashlib.sha256(verdict.value)
+            self._held = bytearray(verdict.value)
+            return True
+        return self._apply(verdict)
 
-    def judge_content(self) -> bool:
-        """Have the whole content judged; False when that refused the mail."""
+    def judge_content(self, exchange: Exchange | None, then: Callable[[bool], None]) -> None:
+        """Have the whole content judged; `then` is told, now or later, whether the mail may go on.
+
+        Args:
+            exchange: the one that stands for the end of the mail; None: there is none yet.
+            then: what follows.
+        """
+        session = self.session
         if self._spool is None:
             self._spool = io.BytesIO()
         self._spool.seek(0)
-        judge = self.session.judge.content
-        verdict = self._decide(judge, self._spool) if judge is not None else None
-        if verdict is None or verdict.action is Action.PASS:
-            self._spool.seek(0)
-            return True
+        self.finish()
+        judge = session.judge.content
+        if judge is None:
+            then(True)
+            return
+        verdict = asking.judged(session, "content", judge, self._spool, session)
+        self._heed(verdict)
+        if verdict.action is not Action.ASK:
+            then(self._settle(verdict))
+            return
+        self.way = Way.ASKED
+        if exchange is None:
+            exchange = self.asked_end = Exchange(END, END, session.clock())
+            exchange.transaction = self.transaction
+            session.ledger.exchanges.append(exchange)
+        exchange.waiting = True
+        session.hold(exchange)
+        asking.ask(session, verdict.value, self._heed, lambda verdict: then(self._settle(verdict)))
+
+    def _settle(self, verdict: Verdict) -> bool:
+        """What becomes of the whole content; False when it is refused."""
+        if self.way is Way.SWALLOW:  # the server was lost while the outside was asked
+            self.discard()
+            if verdict.action in (Action.DISCARD, Action.QUARANTINE):  # no server is needed for that
+                self.reply = say.DISCARDED if verdict.action is Action.DISCARD else verdict.value
+                self.action = verdict.action.value
+            return False
+        self.way = Way.WHOLE
+        spool = self._spool
         if verdict.action is Action.REWRITE:
-            if _clean(verdict.value):
-                self.rule = verdict.rule
-                self._became(self.transaction.size, verdict.value)
-                self._spool.close()
-                self._spool = io.BytesIO(verdict.value)
+            octets, value = verdict.value if isinstance(verdict.value, tuple) else (None, verdict.value)
+            if _clean(value):
+                self.action = verdict.action.value
+                self._replace(octets, value)
                 return True
-            verdict = Verdict(Action.ANSWER, say.RULE_FAILED, verdict.rule, ("rule-failed",))
-        self._apply(verdict)
-        return False
+        spool.seek(0)
+        return self._apply(verdict)
 
-    def _became(self, octets: int, value: bytes) -> None:
-        """All there is so far was replaced: size and digest are of what is sent on."""
-        self.transaction.size += len(value) - octets
+    def _replace(self, octets: int | None, value: bytes) -> None:
+        """So many octets at the beginning (None: all) become `value`; size and digest are of what is sent on."""
+        before, spool = self._spool, self.session.spool() if self.session.spool is not None else io.BytesIO()
         self._digest = hashlib.sha256(value)
+        spool.write(value)
+        size = len(value)
+        if octets is not None:
+            before.seek(octets)
+            while piece := before.read(PIECE):
+                self._digest.update(piece)
+                spool.write(piece)
+                size += len(piece)
+        before.close()
+        spool.seek(0)
+        self.transaction.size = size
+        self._spool = spool
 
-    def _decide(self, judge: Any, subject: Any) -> Verdict:
-        try:
-            verdict: Verdict = judge(subject, self.session)
-        except Exception as error:
-            self.session.note(Kind.NOTE, anomaly="rule-failed", subject="content", why=type(error).__name__)
-            return Verdict(Action.ANSWER, say.RULE_FAILED, anomalies=("rule-failed",))
-        return verdict
-
-    def _apply(self, verdict: Verdict) -> None:
+    def _heed(self, verdict: Verdict) -> None:
+        """Remember what is put on record at the end of data."""
+        self.rule = verdict.rule or self.rule
         self.anomalies += verdict.anomalies
+        self.effects = asking.merged(self.effects, verdict.effects)
+
+    def _apply(self, verdict: Verdict) -> bool:
+        """What rules decided; False when that refused the mail."""
+        if verdict.action is Action.PASS:
+            return True
         reply = say.DISCARDED if verdict.action is Action.DISCARD else verdict.value
+        action = verdict.action.value
+        if not isinstance(reply, OwnReply):  # ASK where nothing can wait, or octets that are no content
+            reply, action = say.RULE_FAILED, Action.ANSWER.value
+            self.anomalies += ("rule-failed",)
         self.hangup = verdict.action is Action.HANGUP
-        self.refuse(reply, rule=verdict.rule, action=verdict.action.value)
+        self.refuse(reply, rule=verdict.rule, action=action)
+        return False
 
     def mark(self, exchange: Exchange) -> None:
         """Put what became of the content on its exchange."""
-        exchange.action = self.action if self.way is Way.SWALLOW else exchange.action
+        if self.way is Way.SWALLOW or self.action == Action.REWRITE.value:
+            exchange.action = self.action
         exchange.rule = self.rule or exchange.rule
         exchange.anomalies += self.anomalies
+        exchange.effects = asking.merged(exchange.effects, self.effects)
         exchange.octets = self.transaction.size
+        exchange.content = bytes(self._shown)
         if self.hangup:
             exchange.closes = self.session.deaf = True
 
@@ -304,7 +361,13 @@ class Incoming(Inspected):
 
     def _ended(self) -> None:
         """The end of data has come."""
-        if (self.way is Way.HEADER and self.judge_header()) or (self.way is Way.WHOLE and self.judge_content()):
+        if self.way is Way.WHOLE:
+            self.judge_content(None, self._judged)
+        else:
+            self._judged(self.way is Way.HEADER and self.judge_header())
+
+    def _judged(self, begin: bool) -> None:
+        if begin:
             self._begin()
         if self.way is not Way.WAITING:
             self._tell()
@@ -316,7 +379,7 @@ class Incoming(Inspected):
         if self._content.stray and self.way is not Way.SWALLOW:
             self.anomalies += ("stray-newline-normalised",)
         self.finish()
-        exchange = Exchange(END, END, session.clock())
+        exchange = self.asked_end or Exchange(END, END, session.clock())
         exchange.transaction = self.transaction
         self.mark(exchange)
         session.transaction = session.incoming = None  # DATA held: nothing was asked since
@@ -360,8 +423,8 @@ class Incoming(Inspected):
         self.session.incoming = None
 
     def remains(self) -> "Incoming | None":
-        """It stays until the end of data has its exchange."""
-        return self if self.way is Way.WAITING or self.pumping else None
+        """It stays until the end of data has its exchange, and that is decided."""
+        return self if self.way in (Way.WAITING, Way.ASKED) or self.pumping else None
 
     def lost(self, reply: OwnReply | Reply, anomaly: str) -> None:
         """The server will not take it any more: what comes is swallowed, and `reply` told at the end."""

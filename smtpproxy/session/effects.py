@@ -1,8 +1,9 @@
-"""Effects: what the session wants done to a link, beyond octets. The driver carries them out in order, each after the
-octets that stood before it have been sent."""
+"""Effects: what the session wants done, beyond octets. The driver carries them out in order; what is done to a link,
+after the octets that stood before it have been sent."""
 
 from dataclasses import dataclass
 
+from smtpproxy.session.verdicts import Question
 from smtpproxy.smtp.errors import Side
 
 
@@ -41,4 +42,20 @@ class Abort:
     side: Side
 
 
-Effect = PrepareTLS | StartTLS | Shut | Close | Abort
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Connect to the server: to another one than was meant, if a host and a port are given; then `connected`."""
+
+    host: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Answer a question; then `decided(ticket, answer)`, or `Failed` when its deadline has passed."""
+
+    ticket: int
+    question: Question
+
+
+Effect = PrepareTLS | StartTLS | Shut | Close | Abort | Dial | Ask

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from smtpproxy.session.state import Transaction
+from smtpproxy.session.verdicts import Effects
 from smtpproxy.smtp.commands import Command, Malformed
 from smtpproxy.smtp.registry.rows import Verb
 from smtpproxy.smtp.replies import Reply
@@ -36,7 +37,9 @@ class Exchange:
         "before",
         "closes",
         "conclude",
+        "content",
         "due",
+        "effects",
         "got",
         "kept",
         "lost",
@@ -48,7 +51,9 @@ class Exchange:
         "subject",
         "told",
         "transaction",
+        "untold",
         "verb",
+        "waiting",
     )
 
     def __init__(self, verb: Verb, asked: Command | Malformed | Verb | None, asked_at: float) -> None:
@@ -71,8 +76,12 @@ class Exchange:
         self.kept = False  # its reply is in, and something else comes first: a greeting behind TLS
         self.lost = False  # the server will not reply any more
         self.replies_before: tuple[Reply, ...] = ()  # told already, where one command gets several
+        self.untold = b""  # of these, what could not be told before what stands before it
         self.before: Any = None  # transaction and content before it, should the server not do what was asked
         self.subject: Any = None  # what its reply is about: a Recipient, a Depth, an Incoming
+        self.content = b""  # the beginning of the mail that ends with it, for a transcript
+        self.effects: Effects | None = None  # what rules did beside deciding
+        self.waiting = False  # it is in its place, and what becomes of it is asked of the outside
 
     @property
     def owed(self) -> bool:

@@ -2,6 +2,7 @@
 
 As little as the listener asks for; most often nothing. In this order:
 
+    0  the rules about clients that connect; who is refused by them is told so here, and no server hears of it
     1  the client's implicit TLS, if the server is to be told of it (`client_first`)
     2  the foreword: octets in clear, before everything on the server's link, its TLS included
     3  the server's implicit TLS
@@ -22,14 +23,15 @@ the server before a client's handshake that was to be the first.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from smtpproxy.session import announcing, securing
+from smtpproxy.session import announcing, asking, securing
 from smtpproxy.session.announcing import Announce
 from smtpproxy.session.content import ours
-from smtpproxy.session.effects import PrepareTLS, StartTLS
+from smtpproxy.session.effects import Dial, PrepareTLS, StartTLS
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.postures import ClientTLS, ServerTLS
 from smtpproxy.session.securing import Securing, Step
 from smtpproxy.session.state import HELLO_FIRST, REFUSED
+from smtpproxy.session.verdicts import Action, Verdict
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.commands import Command
@@ -42,6 +44,39 @@ if TYPE_CHECKING:
 # The server did not understand us, or not now: no reason for a client to give its mail up.
 _OUR_FAULT: Final = frozenset({500, 501, 502, 503, 504})
 _STARTTLS: Final = ours(b"STARTTLS\r\n")
+
+
+def begin(session: "Session") -> bool:
+    """What the rules say of a client that has connected. True: the server may be connected to now."""
+    judge = session.judge.connect
+    if judge is None or session.opaque:
+        return True
+    verdict = asking.judged(session, "connect", judge, session)
+    heed = asking.heeds(securing.untold_greeting(session))
+    heed(verdict)
+    if verdict.action is Action.ASK:
+        asking.ask(session, verdict.value, heed, lambda verdict: _begun(session, verdict))
+    elif verdict.action is not Action.PASS:
+        _begun(session, verdict)
+    return verdict.action is Action.PASS
+
+
+def _begun(session: "Session", verdict: Verdict) -> None:
+    """What the rules decided about a client that has connected."""
+    greeting = securing.untold_greeting(session)
+    if verdict.action is Action.PASS:
+        session.effects.append(Dial())
+    elif verdict.action is Action.REDIRECT:
+        host, port = verdict.value
+        greeting.action = verdict.action.value
+        session.facts = session.facts._replace(server=host, server_port=port)
+        session.effects.append(Dial(host, port))
+    else:
+        session.server_gone = True
+        greeting.action = verdict.action.value
+        greeting.told = verdict.value
+        greeting.lost = greeting.closes = True
+        session.settle()
 
 
 def connected(session: "Session") -> None:

@@ -5,19 +5,20 @@
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from smtpproxy.session import closing, opening, securing
+from smtpproxy.session import asking, closing, opening, securing
 from smtpproxy.session.chunks import Chunks
 from smtpproxy.session.content import Incoming
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import Kind
 from smtpproxy.session.state import AUTHS, HELLO_FIRST, HELLOS, MAILS, Recipient, Transaction
-from smtpproxy.session.verdicts import Action, Depth, ReplyRule
+from smtpproxy.session.verdicts import Action, Depth, Failed, ReplyRule, Verdict
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.capabilities import NO_CAPABILITIES, Capabilities
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
+from smtpproxy.smtp.identity import identity
 from smtpproxy.smtp.registry.replycodes import REPLY_CODES
 from smtpproxy.smtp.registry.rows import Argument, Framing, Verb
 from smtpproxy.smtp.registry.verbs import GREETING
@@ -81,6 +82,8 @@ def _replied_mail(session: "Session", exchange: Exchange) -> None:
 def _replied_rcpt(session: "Session", exchange: Exchange) -> None:
     if isinstance(exchange.subject, Recipient):
         exchange.subject.accepted = _done(exchange)
+    if exchange.told is not None and exchange.told.digit >= 4:
+        session.rejected += 1
 
 
 def _replied_rset(session: "Session", exchange: Exchange) -> None:
@@ -121,13 +124,19 @@ def _replied_end(session: "Session", exchange: Exchange) -> None:
     )
     # LMTP: any recipient's 250 is a delivery. PRDR: the last reply is the mail's, whatever was said of recipients.
     decisive = replies[-1:] if replies[0].code == 353 else replies
+    accepted = False
     if own_end and not exchange.lost and any(reply.digit == 2 for reply in decisive):
         if session.client_gone:
             exchange.anomalies += ("unacknowledged",)
         session.committed = transaction
+        session.accepted += 1
+        accepted = True
         session.note(Kind.COMMIT, transaction, None, **_each(session, transaction, replies))
     else:
         session.note(Kind.REFUSED, transaction, why=exchange.action if exchange.action != "pass" else "server")
+    ended = session.judge.ended
+    if ended is not None:
+        asking.heed(exchange, asking.judged(session, "transaction", ended, exchange, accepted, session))
 
 
 def _each(session: "Session", transaction: Transaction, replies: list[Reply]) -> dict[str, object]:
@@ -156,16 +165,26 @@ def _replied_burl(session: "Session", exchange: Exchange) -> None:
 
 def _replied_auth(session: "Session", exchange: Exchange) -> None:
     if isinstance(exchange.asked, Command) and exchange.verb.name != "SASL":
-        session.mechanism = exchange.asked.argument.mechanism
-    if exchange.got is None or exchange.lost or exchange.got.digit == 3:
+        session.mechanism, initial = exchange.asked.argument
+        session.responses = [] if initial is None else [initial]
+    elif isinstance(exchange.asked, Command):
+        session.responses.append(exchange.asked.argument)
+    if exchange.got is not None and exchange.got.digit == 3 and not exchange.lost:
         return
-    session.authenticated |= exchange.got.digit == 2
-    session.note(
-        Kind.AUTH,
-        mechanism=session.mechanism.decode("ascii", "backslashreplace").upper(),
-        accepted=exchange.got.digit == 2,
-        reply=exchange.got.code,
-    )
+    responses, session.responses = session.responses, []
+    if exchange.got is None or exchange.lost:
+        return
+    if exchange.got.digit == 2:
+        session.authenticated = True
+        session.identity = identity(session.mechanism, responses)
+    facts: dict[str, Any] = {
+        "mechanism": session.mechanism.decode("ascii", "backslashreplace").upper(),
+        "accepted": exchange.got.digit == 2,
+        "reply": exchange.got.code,
+    }
+    if facts["accepted"] and session.identity:
+        facts["identity"] = session.identity
+    session.note(Kind.AUTH, **facts)
 
 
 def _replied_verb(session: "Session", exchange: Exchange) -> None:
@@ -181,6 +200,7 @@ def _replied_xclient(session: "Session", exchange: Exchange) -> None:
         session.authenticated = True  # the server took the client for somebody, as by a log-in
         session.transaction = None
         session.incoming = None
+        session.variant = None
         session.client.forget()
         session.server.forget()
 
@@ -253,8 +273,13 @@ def replied(session: "Session", reply: Reply, more: bool) -> None:
     exchange.due -= 1
     if exchange.due > 0:
         exchange.replies_before += (reply,)
-        session.to_client += reply.raw
+        if exchange is session.ledger.head:
+            session.to_client += reply.raw
+        else:
+            exchange.untold += reply.raw
         return
+    if isinstance(exchange.subject, Recipient):  # how many replies a mail has follows from it (LMTP)
+        exchange.subject.accepted = reply.digit == 2
     exchange.got = reply
     session.settle()
 
@@ -308,25 +333,45 @@ def further_replies(session: "Session", exchange: Exchange, reply: Reply) -> int
     return max(1, transaction.accepted) - 1 if session.server.lmtp else 0
 
 
-def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Reply:
-    """The reply as the rules have it told. A rule may not change what the client's next octets are."""
+def judged_reply(session: "Session", rule: ReplyRule, exchange: Exchange) -> Reply | None:
+    """The reply as the rules have it told; None: they ask the outside first, and it stays at the head until then."""
     got = exchange.got
     if got is None:
         raise AssertionError("no reply to judge")
-    try:
-        verdict = rule(got, exchange, session)
-    except Exception as error:
-        session.note(Kind.NOTE, anomaly="rule-failed", verb=exchange.verb.name, why=type(error).__name__)
-        exchange.anomalies += ("rule-failed",)
+    verdict = asking.judged(session, f"{exchange.verb.name} reply", rule, got, exchange, session)
+    while verdict.action is Action.ASK and exchange.verb.then.get(got.code) is Framing.TLS:
+        asking.heed(exchange, verdict)  # its handshake begins at once
+        failed = Failed("a reply that begins TLS can't wait")
+        verdict = asking.judged(session, "resumed", verdict.value.resume, failed)
+    asking.heed(exchange, verdict)
+    if verdict.action is not Action.ASK:
+        return _heeded(session, exchange, got, verdict)
+    exchange.kept = True
+    session.kept_reply = exchange
+
+    def then(verdict: Verdict) -> None:
+        session.kept_reply = None
+        exchange.kept = False
+        exchange.told = _heeded(session, exchange, got, verdict)
+        session.settle()
+
+    asking.ask(session, verdict.value, asking.heeds(exchange), then)
+    return None
+
+
+def _heeded(session: "Session", exchange: Exchange, got: Reply, verdict: Verdict) -> Reply:
+    """What is told by the rules' word. They may not change what the client's next octets are."""
+    ended = verdict is asking.FAILED or verdict.action is Action.HANGUP
+    if ended and got.digit == 2 and (exchange.verb.name == "END" or exchange.last_chunk):
+        exchange.closes = True  # the mail is taken, and nothing else may be told
+        return got
+    if verdict is asking.FAILED:
         exchange.closes = True
         return session.form(say.RULE_FAILED)
-    if verdict.rule:
-        exchange.rule = verdict.rule
-    exchange.anomalies += verdict.anomalies
     if verdict.action is Action.PASS:
         return got
     exchange.action = verdict.action.value
-    value = verdict.value
+    value = got if verdict.value is None else verdict.value
     told: Reply = session.form(value) if type(value) is OwnReply else value
     if verdict.action is Action.HANGUP:
         exchange.closes = True

@@ -6,7 +6,13 @@ among them is unprintable by type.
 """
 
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from smtpproxy.session.ledger import Exchange
+from smtpproxy.smtp.commands import Command, Malformed
+from smtpproxy.smtp.values import Secret
+
+CONTENT: Final = 65_536  # octets of a mail in a transcript
 
 
 class Kind(Enum):
@@ -34,3 +40,20 @@ class AuditRecord(NamedTuple):
     exchange: Any = None  # Exchange
     transaction: Any = None  # Transaction
     detail: dict[str, Any] | None = None
+
+
+def transcript(exchange: Exchange) -> dict[str, Any]:
+    """What a full transcript has beside the record of an exchange: its octets as they were, but for secrets."""
+    asked = exchange.asked
+    line = asked.line if isinstance(asked, Command | Malformed) else b""
+    octets: dict[str, Any] = {
+        "asked_octets": str(line) if isinstance(line, Secret) else shown(line),
+        "got_octets": shown(b"".join(reply.raw for reply in (*exchange.replies_before, exchange.got) if reply)),
+        "content": shown(exchange.content),
+    }
+    return {"transcript": {key: value for key, value in octets.items() if value}}
+
+
+def shown(octets: bytes) -> str:
+    """Octets as text from which they can be had back."""
+    return octets.decode("utf-8", "backslashreplace")

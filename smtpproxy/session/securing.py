@@ -24,14 +24,15 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from smtpproxy.session import closing
+from smtpproxy.session import asking, closing
 from smtpproxy.session.chunks import Chunks
 from smtpproxy.session.content import RSET
 from smtpproxy.session.effects import PrepareTLS, StartTLS
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.records import Kind
-from smtpproxy.session.state import HELLO_FIRST, TLS_FIRST, Gate, Phase, TLSInfo
+from smtpproxy.session.state import HELLO_FIRST, ONLY_QUIT, TLS_FIRST, Gate, Phase, TLSInfo
+from smtpproxy.session.verdicts import Action
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command
 from smtpproxy.smtp.errors import ProtocolError, Side
@@ -226,9 +227,12 @@ def done(session: "Session", side: Side, info: TLSInfo) -> None:
         session.securing = None
         session.client.tls = info
         _client_done(session, securing)
-        closing.read_on(session)
+        if not session.closed:
+            closing.read_on(session)
         return
     session.server.tls = info
+    if _judged(session, Side.SERVER):
+        return
     if exchange is None:  # implicit: the greeting comes next
         session.securing = None
         on_record(session)
@@ -249,16 +253,19 @@ def _client_done(session: "Session", securing: Securing) -> None:
     if exchange is None:  # implicit
         if securing.then is None:
             raise AssertionError("a handshake nobody asked for")
-        securing.then()
+        if not _judged(session, Side.CLIENT):
+            securing.then()
         return
     alone = exchange.got is None  # the server's link is as it was: it must be made to forget
-    session.gate = HELLO_FIRST if alone else None
+    if session.gate is None or session.gate.open_to is not ONLY_QUIT:  # else a rule's word about the server's link
+        session.gate = HELLO_FIRST if alone else None
     if alone and (session.begun is not None or session.transaction is not None):
         reset = Exchange(RSET.verb, None, session.clock())
         reset.sent = RSET
         session.send_own(reset, RSET.wire, hold=False)
     session.client.forget()
     session.server.forget()
+    session.variant = None
     session.transaction = None
     if isinstance(session.incoming, Chunks):  # octets held back here, which came in clear
         session.incoming.discard()
@@ -266,8 +273,25 @@ def _client_done(session: "Session", securing: Securing) -> None:
     session.authenticated = False
     session.phase = Phase.GREETED
     session.hold(None)
-    if session.draining:
+    if not _judged(session, Side.CLIENT) and session.draining:
         closing.drain(session)
+
+
+def _judged(session: "Session", side: Side) -> bool:
+    """What the rules say of a link that has just been encrypted; True: the session is over."""
+    judge = session.judge.tls
+    if judge is None:
+        return False
+    verdict = asking.judged(session, "tls", judge, side, session)
+    asking.on_record(session, "tls", verdict, side=side.value)
+    if verdict.action is Action.HANGUP or verdict is asking.FAILED:
+        session.securing = None
+        reply = say.RULE_FAILED_CLOSING if verdict is asking.FAILED else verdict.value
+        closing.lose_server(session, reply, "tls-refused", abort=True)
+        return True
+    if verdict.action is Action.ANSWER:
+        session.gate = Gate(ONLY_QUIT, verdict.value)
+    return False
 
 
 def failed(session: "Session", why: str, result: str = "", known: TLSInfo | None = None) -> None:

@@ -20,7 +20,7 @@ changes in outcomes.py, content on its way in content.py, and how it ends in clo
 from collections.abc import Callable
 from typing import Any
 
-from smtpproxy.session import closing, opening, outcomes, securing
+from smtpproxy.session import asking, closing, opening, outcomes, securing
 from smtpproxy.session.announcing import SILENT, Announcement
 from smtpproxy.session.chunks import Chunks, Swallowed
 from smtpproxy.session.content import Incoming
@@ -29,8 +29,8 @@ from smtpproxy.session.ledger import Exchange, Ledger
 from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
 from smtpproxy.session.postures import MIRROR, ClientTLS, Posture
 from smtpproxy.session.reading import Reading
-from smtpproxy.session.records import AuditRecord, Kind
-from smtpproxy.session.state import Gate, Peer, Phase, TLSInfo, Transaction, next_phase
+from smtpproxy.session.records import AuditRecord, Kind, transcript
+from smtpproxy.session.state import NO_FACTS, Facts, Gate, Peer, Phase, TLSInfo, Transaction, next_phase
 from smtpproxy.session.verdicts import Judge, ReplyRule
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command
@@ -39,7 +39,7 @@ from smtpproxy.smtp.readers import ReplyReader
 from smtpproxy.smtp.registry.rows import Framing
 from smtpproxy.smtp.registry.verbs import GREETING
 from smtpproxy.smtp.replies import OwnReply, Reply
-from smtpproxy.smtp.values import Path
+from smtpproxy.smtp.values import Path, Secret
 
 
 class Session:
@@ -61,6 +61,7 @@ class Session:
         announcement: Announcement = SILENT,
         foreword: Callable[[TLSInfo | None], bytes] | None = None,
         client_first: bool = False,
+        facts: Facts = NO_FACTS,
     ) -> None:
         self.judge = judge
         self.clock = clock
@@ -72,6 +73,8 @@ class Session:
         self.announcement = announcement
         self.foreword = foreword  # octets for the server before all else, given what is known of the client's TLS
         self.client_first = client_first  # its TLS, if that is implicit, comes before the foreword
+        self.facts = facts
+        self.variant: Any = None  # of the judge's rules about extensions: those whose conditions hold
         self._record = record
         self._notes: list[AuditRecord] | None = None  # noted while an exchange is concluded
         self.command_rules = judge.commands
@@ -87,6 +90,14 @@ class Session:
         self.transactions = 0
         self.commands = 0
         self.malformed = 0
+        self.accepted = 0  # mails
+        self.rejected = 0  # recipients
+        self.tags: dict[str, None] = {}  # labels that rules gave it, in order
+        self.counts: dict[str, int] = {}  # what rules counted within it
+        self.transcript = False  # a rule asked for a full one
+        self.asking: dict[int, asking.Asked] = {}  # by ticket
+        self.asked_so_far = 0
+        self.kept_reply: Exchange | None = None  # the server's, at the head, while the outside is asked about it
         self.progress = 0  # grows whenever the conversation gets on; what patience is measured from
         self.inspected = True  # False from the point where an administrator's rule ended inspection
 
@@ -102,6 +113,8 @@ class Session:
         self.committed: Transaction | None = None  # the last one: what the client may not have heard of
         self.mechanism = b""  # of the AUTH under way
         self.authenticated = False
+        self.identity = ""  # the user name of the log-in
+        self.responses: list[Secret] = []  # of the log-in under way
         self.gate: Gate | None = securing.gate(posture)  # what has to wait, for TLS or for a hello
         self.unannounced = False  # it is on record that the server is not told of the client
         self._goodbye = False
@@ -171,6 +184,15 @@ class Session:
     def _server_silenced(self) -> bool:
         """Nothing the server says counts any more."""
         return self.closed or self.server_gone or not self.inspected
+
+    def begin(self) -> bool:
+        """A client has connected. True: the server is to be connected to now; else a `Dial` effect may say so."""
+        return opening.begin(self)
+
+    def decided(self, ticket: int, outcome: Any) -> None:
+        """The answer an `Ask` effect asked for, or `Failed`."""
+        asking.decided(self, ticket, outcome)
+        closing.read_on(self)
 
     def connected(self) -> None:
         """The server's link is open."""
@@ -271,7 +293,10 @@ class Session:
     def push(self, exchange: Exchange) -> None:
         """Put an exchange in its place, and tell what can be told."""
         exchanges = self.ledger.exchanges
-        exchanges.append(exchange)
+        if exchange.waiting:  # it is there
+            exchange.waiting = False
+        else:
+            exchanges.append(exchange)
         if self.farewell is not None:
             exchanges.append(self.farewell)
             self.farewell = None
@@ -308,11 +333,14 @@ class Session:
                 rule: ReplyRule | None = self._reply_rules.get(verb.name)
                 if rule is not None:
                     told = outcomes.judged_reply(self, rule, exchange)
+                    if told is None:  # at the head until that is decided
+                        self.ledger.exchanges.appendleft(exchange)
+                        return
             elif type(told) is OwnReply:
                 told = self.form(told)
             exchange.told = None if self.mute else told
             if not self.client_gone and not self.mute:
-                self.to_client += told.raw
+                self.to_client += exchange.untold + told.raw
             if verb.name == "QUIT" and told.code == 221:
                 self._goodbye = True
         if exchange.noise:
@@ -337,7 +365,8 @@ class Session:
             held = verb.holds and exchange.sent is not None and type(exchange.asked) is Command
             if held and self.reading.left and not self.holding:
                 exchange.anomalies += ("pipelined-behind-hold",)
-        self._record(AuditRecord(Kind.EXCHANGE, self.clock(), exchange, exchange.transaction))
+        whole = transcript(exchange) if self.transcript else None
+        self._record(AuditRecord(Kind.EXCHANGE, self.clock(), exchange, exchange.transaction, whole))
         if notes:
             for note in notes:  # what followed from it stands behind it
                 self._record(note)
@@ -368,11 +397,15 @@ class Session:
         self.holder = exchange
 
     def send_own(self, exchange: Exchange, wire: bytes, *, hold: bool) -> None:
-        """A command of our own; its reply is swallowed."""
+        """A command of our own; its reply is swallowed. What waits to be decided was not sent, and is behind it."""
         self.to_server += wire
-        if hold:
+        if hold and self.holder is None:
             self.holder = exchange
+        exchanges = self.ledger.exchanges
+        behind = exchanges.pop() if exchanges and exchanges[-1].waiting else None
         self.push(exchange)
+        if behind is not None:
+            exchanges.append(behind)
 
     def abort_server(self) -> None:
         """Cut the server's link so that what was begun on it can't look finished."""

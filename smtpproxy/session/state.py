@@ -6,6 +6,7 @@ applied in reply order; a command that a server accepted where the table has no 
 leaves the phase as it was.
 """
 
+from collections.abc import Callable
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -36,6 +37,21 @@ class TLSInfo(NamedTuple):
     broken: tuple[str, ...] = ()  # promises of others that this interception breaks: "dane", "mta-sts", "requiretls"
     policy: str = ""  # why an MTA-STS policy does not count, or that an old one does
     keylog: bool = False  # its keys were written to a file
+
+
+class Facts(NamedTuple):
+    """How a session came about: what rules may ask of it beside what was said. `wall` gives seconds since 1970."""
+
+    listener: str = ""
+    match: str = ""
+    client: str = ""  # address
+    client_port: int = 0
+    server: str = ""  # name or address it is meant for
+    server_port: int = 0
+    wall: Callable[[], float] = float  # 0.0: nobody said what time it is
+
+
+NO_FACTS: Final = Facts()
 
 
 class Peer:
@@ -77,7 +93,18 @@ class Transaction:
     `size` and `digest` are of the content without dot-stuffing, as it was sent on; `outcome` is the reply to its end.
     """
 
-    __slots__ = ("begun", "digest", "number", "outcome", "parameters", "recipients", "reverse_path", "size")
+    __slots__ = (
+        "begun",
+        "digest",
+        "discarded",
+        "number",
+        "outcome",
+        "parameters",
+        "recipients",
+        "reverse_path",
+        "size",
+        "tags",
+    )
 
     def __init__(self, number: int, reverse_path: Path, parameters: tuple[Parameter, ...]) -> None:
         self.number = number
@@ -88,6 +115,8 @@ class Transaction:
         self.size = 0
         self.digest = ""
         self.outcome: Reply | None = None
+        self.tags: dict[str, None] = {}  # labels that rules gave it, in order
+        self.discarded = ""  # the rule by whose word its content is swallowed
 
     @property
     def accepted(self) -> int:
@@ -135,7 +164,8 @@ class Gate(NamedTuple):
 _ALWAYS: Final = frozenset({*HELLOS, "NOOP", "RSET", "QUIT"})
 TLS_FIRST: Final = Gate(_ALWAYS | set(SECURERS), say.TLS_FIRST)  # RFC 3207 §4
 HELLO_FIRST: Final = Gate(_ALWAYS, say.HELLO_FIRST)  # the server knows a hello, and it is not this client's
-REFUSED: Final = Gate(frozenset({"QUIT"}), say.own("503 5.5.1 The mail server refused this session"))  # RFC 5321 §3.1
+ONLY_QUIT: Final = frozenset({"QUIT"})
+REFUSED: Final = Gate(ONLY_QUIT, say.own("503 5.5.1 The mail server refused this session"))  # RFC 5321 §3.1
 
 _OPEN = (Phase.GREETED, Phase.READY, Phase.MAIL, Phase.RCPT, Phase.CONTENT)
 

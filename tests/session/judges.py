@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 from smtpproxy.policy.judge import Judge, extension_rule
 from smtpproxy.policy.rules import Treatment
 from smtpproxy.session.announcing import Announce, Announcement
+from smtpproxy.session.effects import Ask, Dial
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import Transaction
 from smtpproxy.session.verdicts import PASS, Action, CommandRule, Depth, PassAll, ReplyRule, Verdict
@@ -66,7 +67,7 @@ class Looks(PassAll):
         self._most = most
         self.seen: list[bytes] = []
 
-    def depth(self, transaction: Transaction) -> Depth:
+    def depth(self, transaction: Transaction, session: Session) -> Depth:
         """Always the same."""
         return self._depth
 
@@ -186,7 +187,8 @@ def anomalies(records: list[dict[str, Any]]) -> list[str]:
 
 def effects(session: Session) -> list[str]:
     """By name. (Compared as they are, a Close and an Abort of one side are equal: both are tuples of a side.)"""
-    return [f"{type(effect).__name__} {effect.side.value}" for effect in session.effects]
+    ours = (effect for effect in session.effects if not isinstance(effect, Ask | Dial))
+    return [f"{type(effect).__name__} {effect.side.value}" for effect in ours]
 
 
 def exchanges(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

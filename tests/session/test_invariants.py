@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from smtpproxy.audit.lines import render
-from smtpproxy.session.effects import Abort, Close, PrepareTLS, StartTLS
+from smtpproxy.session.effects import Abort, Close, Shut, StartTLS
 from smtpproxy.session.limits import Limits
 from smtpproxy.session.postures import MIRROR, ClientTLS, Posture, ServerTLS
 from smtpproxy.session.reading import AROUND
@@ -300,7 +300,7 @@ def test_garbage(judge: str, posture: Posture, said: list[tuple[str, bytes | str
 
 def check_ending(session: Session) -> None:
     """A closed session has said so once for each side, and says nothing more."""
-    ends = [effect for effect in session.effects if not isinstance(effect, PrepareTLS | StartTLS)]
+    ends = [effect for effect in session.effects if isinstance(effect, Abort | Close | Shut)]
     assert sum(1 for effect in ends if effect.side is Side.CLIENT) == 1
     assert sum(1 for effect in ends if effect.side is Side.SERVER) <= 1
     assert isinstance(ends[-1], Close)

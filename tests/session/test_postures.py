@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from smtpproxy.policy.judge import default_judge
-from smtpproxy.session.effects import Abort, Close, PrepareTLS
+from smtpproxy.session.effects import Abort, Close, PrepareTLS, StartTLS
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import TLSInfo
@@ -118,7 +118,7 @@ class Wires:
                     self.ended = True
                 elif isinstance(effect, PrepareTLS):
                     session.tls_ready()
-                else:
+                elif isinstance(effect, StartTLS):
                     session.tls_done(effect.side, INFO)
             for line in octets.splitlines(keepends=True):
                 session.server_sent(self.serve(line))

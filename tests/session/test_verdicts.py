@@ -13,7 +13,7 @@ from smtpproxy.smtp.values import Path
 
 def test_the_actions_are_a_closed_set() -> None:
     """Their names stand on record."""
-    assert [action.value for action in Action] == ["pass", "rewrite", "answer", "discard", "hangup"]
+    assert " ".join(action.value for action in Action) == ("pass rewrite answer discard hangup quarantine redirect ask")
     assert [depth.value for depth in Depth] == ["stream", "header", "whole"]
     assert Verdict(Action.PASS) == PASS
     assert (PASS.value, PASS.rule, PASS.anomalies) == (None, "", ())
@@ -23,11 +23,12 @@ def test_the_judge_without_rules() -> None:
     """It is asked about nothing and denies nothing."""
     judge = PassAll()
     session = Session(judge=judge, record=lambda record: None, clock=lambda: 0.0)
-    assert judge.depth(Transaction(1, Path(b"", b""), ())) is Depth.STREAM
+    assert judge.depth(Transaction(1, Path(b"", b""), ()), session) is Depth.STREAM
     assert judge.max_size(session) == 0
     assert judge.owner(b"SIZE") == ""
     assert (judge.commands, judge.replies) == ({}, {})
     assert (judge.malformed, judge.header, judge.content) == (None, None, None)
+    assert (judge.connect, judge.tls, judge.ended, judge.redirects) == (None, None, None, ())
 
 
 def test_the_shipped_judge_looks_into_no_content() -> None:
@@ -35,7 +36,8 @@ def test_the_shipped_judge_looks_into_no_content() -> None:
     judge = default_judge()
     assert isinstance(judge, Judge)
     assert judge is default_judge()
-    assert judge.depth(Transaction(1, Path(b"", b""), ())) is Depth.STREAM
+    session = Session(judge=judge, record=lambda record: None, clock=lambda: 0.0)
+    assert judge.depth(Transaction(1, Path(b"", b""), ()), session) is Depth.STREAM
     assert (judge.malformed, judge.header, judge.content) == (None, None, None)
 
 
