@@ -11,11 +11,11 @@ starting.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
-from smtpproxy.policy.judge import TREATMENT_OF, refusal_of
-from smtpproxy.policy.rules import ExtensionRule, Treatment
-from smtpproxy.policy.toml import KeyPath, Positions, Problem, nearest
+from smtpproxy.policy.entries import Entry
+from smtpproxy.policy.rules import ExtensionRule, Mode, Treatment
+from smtpproxy.policy.toml import Problem, nearest
+from smtpproxy.policy.treatments import TREATMENT_OF, refusal_of
 from smtpproxy.smtp.registry.extensions import EXTENSIONS
 from smtpproxy.smtp.registry.rows import Framing, Verb
 from smtpproxy.smtp.registry.verbs import VERBS
@@ -32,24 +32,6 @@ _DONE = {
 _LEVEL = {Treatment.DENY: 0, Treatment.TLS: 1, Treatment.LIMIT: 2, Treatment.ALLOW: 2}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """One `[[rule]]` that is right in itself, and where it stands. `rule` is None where it is off."""
-
-    name: str
-    rule: ExtensionRule | None
-    shipped: bool
-    positions: Positions
-    path: KeyPath
-    where: str  # in the words of the file: `rule 2 "size-25m"`
-
-    def warning(self, key: str, message: str, expected: str = "", near: Sequence[str] = ()) -> Problem:
-        """A warning about the value of `key`."""
-        return self.positions.problem(
-            (*self.path, key), message, where=self.where, expected=expected, nearest=near, severity="warning"
-        )
-
-
 def warnings(entries: Sequence[Entry]) -> Iterator[Problem]:
     """What is valid and hardly meant, of the site's rules."""
     table = _Table()
@@ -64,14 +46,16 @@ def warnings(entries: Sequence[Entry]) -> Iterator[Problem]:
             table.take_out(earlier)
         said = table.says(places[0]) if places else ""
         table.put(entry)
-        if entry.shipped or any(table.state(place) != before[place] for place in places):
+        if entry.shipped or (entry.rule is not None and _about(entry) is None):
+            continue
+        if any(table.state(place) != before[place] for place in places):
             continue
         idle.add(entry)
         if places and entry.rule is None:
             yield entry.warning("mode", f"changes nothing: {said}", "a rule that says what else is to be done")
         elif places:
             yield entry.warning("extension", f"changes nothing: {said} already")
-        elif earlier is None:
+        elif earlier is None and entry.bare:
             near = nearest(entry.name, named.keys() - {entry.name})
             yield entry.warning("name", "switches nothing off: no rule before it has this name", near=near)
     for entry in named.values():
@@ -103,8 +87,8 @@ class _Table:
         owner = self.owner(place)
         row = VERBS[name] if kind == "verb" else EXTENSIONS[name]
         treatment, limit, reply = TREATMENT_OF[row.default], 0, None
-        if owner is not None and owner.rule is not None:
-            treatment, limit, reply = owner.rule.treatment, owner.rule.limit, owner.rule.reply
+        if owner is not None and (rule := _about(owner)) is not None:
+            treatment, limit, reply = rule.treatment, rule.limit, rule.reply
         if treatment is Treatment.LIMIT and not limit:
             treatment = Treatment.ALLOW
         if isinstance(row, Verb) and _LEVEL[treatment] < 2:
@@ -133,13 +117,21 @@ def _places(keywords: Iterable[bytes], verbs: Iterable[bytes]) -> list[_Place]:
     return [*(("keyword", name) for name in sorted(keywords)), *(("verb", name) for name in sorted(verbs))]
 
 
+def _about(entry: Entry) -> ExtensionRule | None:
+    """The rule, if it is one about an extension that holds for every session."""
+    rule = entry.rule
+    always = isinstance(rule, ExtensionRule) and rule.when is None and rule.mode is Mode.ENFORCE
+    return rule if always and isinstance(rule, ExtensionRule) else None
+
+
 def _of(entry: Entry) -> list[_Place]:
     """The places it decides: those of its name, then the keywords that verbs it denies take along."""
-    if entry.rule is None:
+    rule = _about(entry)
+    if rule is None:
         return []
-    about = entry.rule.feature
+    about = rule.feature
     places = _places(about.keywords, about.verbs)
-    if entry.rule.treatment is Treatment.DENY:
+    if rule.treatment is Treatment.DENY:
         owning = {VERBS[verb].extension.encode() for verb in about.verbs if VERBS[verb].extension}
         places += _places(owning - about.keywords, ())
     return places
@@ -147,13 +139,14 @@ def _of(entry: Entry) -> list[_Place]:
 
 def _alone(entry: Entry, table: _Table, idle: Collection[Entry]) -> Iterator[Problem]:
     """A rule that a later one (which is not idle) takes the place of, or that ends inspection."""
-    if entry.rule is None:
+    rule = _about(entry)
+    if rule is None:
         return
     owners = [owner for place in _of(entry) if (owner := table.owner(place)) is not None]
     if entry not in owners and owners[0] not in idle:
         yield entry.warning("extension", f"never holds: rule {owners[0].name} comes later and decides")
-    elif _LEVEL[entry.rule.treatment]:
-        for verb in sorted(entry.rule.feature.verbs):
+    elif _LEVEL[rule.treatment]:
+        for verb in sorted(rule.feature.verbs):
             if Framing.OPAQUE in VERBS[verb].then.values():
                 yield entry.warning("then", f"once {verb.decode()} is accepted nothing of the session is inspected")
 

@@ -1,268 +1,339 @@
-"""The judge: rules, compiled once, asked by sessions.
+"""The judge: all rules, compiled once, asked by sessions.
 
-Every name of the registry has a treatment: that of the last rule about it, else the registry's default. Compiled, that
-is one function for each verb that is not simply allowed and one for the replies to EHLO and LHLO; a verb nothing is
-decided about has no function and costs no call. A name that is not in the registry is denied: an extension nobody has
-described may change framing, and what can't be framed can't be inspected.
+It puts together what rules about extensions come to (treatments.py) and the sheets of rules on subjects (judging.py).
+Rules about extensions are asked first: what they refuse is refused, and of a list later rules see what they left of it.
+A verb that nothing is decided about has no function and costs no call.
 
-Denying an extension is coherent by construction. Its keyword is not told, in whatever spelling; its verbs are answered
-here; and its parameters are refused because the session lets a client use no parameter of an extension it was not told.
+A rule about an extension may have a condition. Which of those hold is found out when a session begins and at each reply
+to a hello, and is kept until the next (`session.variant`): what a client was told is what it is held to. For each
+combination that occurs there is one set of compiled rules.
+
+How deep a mail is looked into follows from the rules that could still hold when its content comes: a rule whose
+condition has a part about client and envelope alone, and that part does not hold, asks for nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from smtpproxy.policy.rules import ExtensionRule, Treatment
-from smtpproxy.session import securing
+from smtpproxy.policy.expr import ConditionSet
+from smtpproxy.policy.fields import EXTENSION, View
+from smtpproxy.policy.judging import Sheet, Trace, joined
+from smtpproxy.policy.rates import Counters
+from smtpproxy.policy.readings import ANOMALY, WHY, astray
+from smtpproxy.policy.rules import AnyRule, ExtensionRule, Mode, Redirect, Rule, Treatment
+from smtpproxy.policy.subjects import ALIASES, ANY, Group, Subject
+from smtpproxy.policy.treatments import Treatments
+from smtpproxy.policy.whole import Whole, mail_of
 from smtpproxy.session.ledger import Exchange
-from smtpproxy.session.securing import Offering
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import Transaction
-from smtpproxy.session.verdicts import PASS, Action, CommandRule, Depth, ReplyRule, Verdict
-from smtpproxy.smtp import replies as say
-from smtpproxy.smtp.capabilities import Capabilities, Offer
-from smtpproxy.smtp.commands import Command
-from smtpproxy.smtp.registry.extensions import EXTENSIONS
-from smtpproxy.smtp.registry.features import feature
-from smtpproxy.smtp.registry.rows import Argument, Default, FramingClass, Verb
-from smtpproxy.smtp.registry.verbs import VERBS
-from smtpproxy.smtp.replies import OwnReply, Reply, multiline, own
-
-TREATMENT_OF: Mapping[Default, Treatment] = MappingProxyType(
-    {
-        Default.ALLOW: Treatment.ALLOW,
-        Default.DENY: Treatment.DENY,
-        Default.TLS: Treatment.TLS,
-        Default.LIMIT: Treatment.LIMIT,
-        Default.TERMINATE: Treatment.ALLOW,  # to whom, and who ends it, is the posture's (session/securing.py)
-        Default.VERIFIED: Treatment.ALLOW,  # where both links are, and no rule can do without
-    }
+from smtpproxy.session.verdicts import (
+    PASS,
+    Action,
+    CommandRule,
+    Depth,
+    Effects,
+    Observed,
+    Question,
+    ReplyRule,
+    Verdict,
 )
-_NOT_IMPLEMENTED = "502 5.5.1 Command not implemented"
-_CACHED = 256  # EHLO replies remembered as told; servers give the same one again and again
+from smtpproxy.smtp.commands import Command, Malformed
+from smtpproxy.smtp.errors import Side
+from smtpproxy.smtp.message import Header
+from smtpproxy.smtp.registry.features import feature
+from smtpproxy.smtp.registry.verbs import VERBS
+from smtpproxy.smtp.replies import Reply, own
 
-
-def refusal_of(verb: Verb, treatment: Treatment) -> OwnReply:
-    """What a refused verb is answered with, unless a rule says otherwise.
-
-    A row's refusal fits its default: 538 asks for TLS, which would not help where the verb is denied altogether.
-    """
-    fits = treatment is Treatment.TLS or verb.default is not Default.TLS
-    return own(verb.refusal if fits else _NOT_IMPLEMENTED)
-
-
-class Links(NamedTuple):
-    """What a list depends on beside the server's."""
-
-    encrypted: bool
-    verified: bool
-    starttls: Offering
+_MALFORMED = "MALFORMED"
+_PSEUDO = ("GREETING", "END", "SASL")
+_HELLOS = ("EHLO", "LHLO", "HELO")
 
 
 class Judge:
-    """What sessions are judged by: shipped defaults and the rules given, the later one winning."""
+    """What sessions are judged by: shipped defaults and the rules given.
 
-    header = None
-    content = None
-    malformed = None
+    Args:
+        rules: about extensions, the later one winning; on subjects, in the order in which they are tried.
+        recipients: most that are accepted for a mail, whatever the rules say.
+        counters: where limits and rates count.
+        digest: which rules they are, for the record.
 
-    def __init__(self, rules: Iterable[ExtensionRule] = (), *, recipients: int = 0) -> None:
+    Attributes:
+        trace: told of every rule on a subject that is tried, while it is set.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[AnyRule] = (),
+        *,
+        recipients: int = 0,
+        counters: Counters | None = None,
+        digest: str = "",
+    ) -> None:
         self.rules = tuple(rules)
-        self._verbs: dict[bytes, tuple[Treatment, ExtensionRule | None]] = {}
-        self._keywords: dict[bytes, tuple[Treatment, ExtensionRule | None]] = {}
-        for name, verb in VERBS.items():
-            self._verbs[name] = (TREATMENT_OF[verb.default], None)
-        for name, extension in EXTENSIONS.items():
-            self._keywords[name] = (TREATMENT_OF[extension.default], None)
-        self._size = 0
-        self._recipients = self._most_recipients = recipients
-        for rule in self.rules:
-            self._apply(rule)
-        self._told: dict[tuple[bytes, Links, int], tuple[Reply, tuple[str, ...], str]] = {}
-        self.commands: Mapping[str, CommandRule] = MappingProxyType(self._compile())
-        self.replies: Mapping[str, ReplyRule] = MappingProxyType(
-            {"EHLO": self._hello, "LHLO": self._hello, "HELO": self._helo}
+        self.digest = digest
+        self.trace: Trace | None = None
+        self.counters = counters or Counters()
+        extensions = [rule for rule in self.rules if isinstance(rule, ExtensionRule)]
+        self._variants = _Variants(extensions, recipients)
+        self._base = self._variants.of(None)
+        self._sheets: dict[str, Sheet] = {}
+        on = [rule for rule in self.rules if isinstance(rule, Rule)]
+        self._connect = self._sheet(Subject(Group.CONNECT), on)
+        self._tls = self._sheet(Subject(Group.TLS), on)
+        self._header = self._sheet(Subject(Group.HEADER), on)
+        self._attachment = self._sheet(Subject(Group.ATTACHMENT), on)
+        self._content = self._sheet(Subject(Group.CONTENT), on)
+        self._ended = self._sheet(Subject(Group.TRANSACTION), on)
+        self._malformed = self._sheet(Subject(Group.COMMAND, _MALFORMED), on)
+        self.commands: Mapping[str, CommandRule] = MappingProxyType(dict(self._command_rules(on)))
+        self.replies: Mapping[str, ReplyRule] = MappingProxyType(dict(self._reply_rules(on)))
+        self.connect = self._judge_connect if self._connect else None
+        self.tls = self._judge_tls if self._tls else None
+        self.header = self._judge_header if self._header else None
+        self.content = self._judge_content if self._header or self._attachment or self._content else None
+        self.ended = self._judge_ended if self._ended else None
+        self.malformed = self._judge_malformed if self._malformed else None
+        self.redirects = tuple(
+            dict.fromkeys((deed.host, deed.port) for rule in on for deed in rule.then if isinstance(deed, Redirect))
         )
 
-    def _apply(self, rule: ExtensionRule) -> None:
-        for verb in rule.feature.verbs:
-            self._verbs[verb] = (rule.treatment, rule)
-        for keyword in rule.feature.keywords:
-            self._keywords[keyword] = (rule.treatment, rule)
-        for verb in rule.feature.verbs:
-            owner = VERBS[verb].extension.encode()
-            if not owner or owner in rule.feature.keywords:
-                continue
-            before = self._keywords[owner][1]
-            if rule.treatment is Treatment.DENY:  # nobody is told of a keyword whose verb is refused
-                self._keywords[owner] = (rule.treatment, rule)
-            elif before is not None and owner not in before.feature.keywords:  # and that rule does not hold any more
-                self._keywords[owner] = (TREATMENT_OF[EXTENSIONS[owner].default], None)
-        if rule.treatment is Treatment.LIMIT and b"SIZE" in rule.feature.keywords:
-            self._size = rule.limit
-        elif b"SIZE" in rule.feature.keywords:
-            self._size = 0
-        if b"LIMITS" in rule.feature.keywords:
-            self._recipients = rule.limit if rule.treatment is Treatment.LIMIT else self._most_recipients
+    def _sheet(self, subject: Subject, rules: Iterable[Rule]) -> Sheet | None:
+        """The rules on one subject; of a verb, those on any spelling of it and those on all verbs."""
+        found = [rule for rule in rules if any(_covers(one, subject) for one in rule.subjects)]
+        return Sheet(subject, found, self.counters) if found else None
 
-    # ------------------------------------------------------------------------------------------------- commands
+    # ------------------------------------------------------------------------------------------ commands and replies
 
-    def _compile(self) -> dict[str, CommandRule]:
-        compiled: dict[str, CommandRule] = {}
-        for name, (treatment, rule) in self._verbs.items():
-            if treatment in (Treatment.DENY, Treatment.TLS):
-                verb = VERBS[name]
-                reply = refusal_of(verb, treatment)
-                if rule is not None and rule.reply is not None:
-                    reply = rule.reply
-                compiled[verb.name] = self._refusal(reply, rule.name if rule else "default", treatment)
-        if self._size:
-            for name, verb in VERBS.items():
-                if verb.argument is Argument.MAIL and self._verbs[name][0] is not Treatment.DENY:
-                    compiled[verb.name] = self._sized(compiled.get(verb.name))
-        return compiled
+    def _command_rules(self, on: list[Rule]) -> Iterator[tuple[str, CommandRule]]:
+        for name in (*(verb.name for verb in VERBS.values()), "UNKNOWN"):
+            sheet = self._sheet(Subject(Group.COMMAND, name), on)
+            first = self._base.commands.get(name) if not self._variants.several else self._variants.command(name)
+            if sheet is not None:
+                yield name, self._both(first, sheet)
+            elif first is not None:
+                yield name, first
 
-    @staticmethod
-    def _refusal(reply: OwnReply, rule: str, treatment: Treatment) -> CommandRule:
-        verdict = Verdict(Action.ANSWER, reply, rule)
-        if treatment is Treatment.DENY:
-            return lambda command, session: verdict
-        return lambda command, session: PASS if securing.encrypted(session) else verdict
+    def _both(self, first: CommandRule | None, sheet: Sheet) -> CommandRule:
+        def rule(command: Command, session: Session) -> Verdict:
+            before = PASS if first is None else first(command, session)
+            if before.action is not Action.PASS:
+                return before
+            view = View(session, command=command, transaction=session.transaction)
+            return joined(before, sheet.verdict(view, self.trace))
 
-    def _sized(self, before: CommandRule | None) -> CommandRule:
-        """SIZE= beyond the limit is refused at MAIL (RFC 1870 §6.1), however many digits it has."""
-        refused = Verdict(Action.ANSWER, say.TOO_BIG, self.owner(b"SIZE"))
+        return rule
 
-        def declared(command: Command, session: Session) -> Verdict:
-            verdict = before(command, session) if before is not None else PASS
-            if verdict is not PASS:
-                return verdict
-            for keyword, value in command.argument.parameters:
-                if keyword == b"SIZE" and value is not None and int(value) > self._size:
-                    return refused
+    def _reply_rules(self, on: list[Rule]) -> Iterator[tuple[str, ReplyRule]]:
+        for name in (*(verb.name for verb in VERBS.values()), *_PSEUDO):
+            sheet = self._sheet(Subject(Group.REPLY, name), on)
+            first: ReplyRule | None = None
+            if name in _HELLOS:
+                first = self._variants.hello if self._variants.several else self._base.hello
+                first = first if name != "HELO" else self._variants.helo if self._variants.several else self._base.helo
+            if sheet is not None:
+                yield name, self._both_replies(first, sheet)
+            elif first is not None:
+                yield name, first
+
+    def _both_replies(self, first: ReplyRule | None, sheet: Sheet) -> ReplyRule:
+        def rule(reply: Reply, exchange: Exchange, session: Session) -> Verdict:
+            before = PASS if first is None else first(reply, exchange, session)
+            now = before.value if before.action is Action.REWRITE else reply
+            asked = exchange.asked if isinstance(exchange.asked, Command) else None
+            view = View(session, command=asked, reply=now, exchange=exchange, transaction=exchange.transaction)
+            return _after(before, sheet.verdict(view, self.trace))
+
+        return rule
+
+    def _judge_malformed(self, line: Malformed, session: Session) -> Verdict:
+        if self._malformed is None:
             return PASS
+        view = View(session, command=line, transaction=session.transaction)
+        return _now(self._malformed.verdict(view, self.trace))
 
-        return declared
+    # --------------------------------------------------------------------------------------------- the rest, in time
 
-    # -------------------------------------------------------------------------------------------------- replies
+    def _judge_connect(self, session: Session) -> Verdict:
+        return PASS if self._connect is None else self._connect.verdict(View(session), self.trace)
 
-    def _allowed(self, keyword: bytes, links: "Links") -> bool:
-        treatment, _ = self._keywords.get(keyword, (Treatment.DENY, None))
-        row = EXTENSIONS.get(keyword)
-        if row is not None and row.framing is FramingClass.TLS and links.starttls is Offering.NO:
-            return False  # also: not offered twice (RFC 3207 §4.2)
-        if row is not None and row.default is Default.VERIFIED and not links.verified:
-            return False
-        if treatment is Treatment.TLS:
-            return links.encrypted
-        if treatment is Treatment.DENY:
-            return False
-        return row is None or all(self._allowed(need.encode(), links) for need in row.needs)
+    def _judge_tls(self, side: Side, session: Session) -> Verdict:
+        return PASS if self._tls is None else _now(self._tls.verdict(View(session, side=side), self.trace))
 
-    def _hello(self, got: Reply, exchange: Exchange, session: Session) -> Verdict:
-        if got.digit != 2:
+    def _judge_ended(self, exchange: Exchange, accepted: bool, session: Session) -> Verdict:
+        if self._ended is None:
             return PASS
-        links = Links(securing.encrypted(session), securing.verified(session), securing.offer(session))
-        key = (got.raw, links, session.limits.ehlo_lines)
-        found = self._told.get(key)
-        if found is None:
-            if len(self._told) >= _CACHED:
-                self._told.clear()
-            found = self._told[key] = self._filtered(got, links, session.limits.ehlo_lines)
-        told, anomalies, rule = found
-        if told.raw == got.raw:
+        view = View(
+            session,
+            reply=exchange.told,
+            exchange=exchange,
+            transaction=exchange.transaction,
+            accepted=accepted,
+        )
+        return _now(self._ended.verdict(view, self.trace))
+
+    def _judge_header(self, section: bytes, session: Session) -> Verdict:
+        """At depth HEADER: rules on the header section that need nothing else."""
+        if self._header is None:
             return PASS
-        return Verdict(Action.REWRITE, told, rule, anomalies)
+        if astray(section):
+            return self._header.failed(WHY, ANOMALY)
+        header = Header.parse(section)
+        view = View(session, transaction=mail_of(session), header=header)
+        trial = self._header.trial(view, self.trace)
+        verdict = trial.go()
+        if verdict.action is Action.PASS and trial.edited:
+            return verdict._replace(
+                action=Action.REWRITE, value=(view.header or header).octets, rule=verdict.rule or trial.by
+            )
+        return verdict
 
-    def _filtered(self, got: Reply, links: "Links", most: int) -> tuple[Reply, tuple[str, ...], str]:
-        """The list with what is allowed of it: keywords taken out, values limited, doubles dropped."""
-        offered = Capabilities.from_reply(got)
-        seen: set[tuple[bytes, bool]] = set()
-        lines: set[bytes] = set()
-        anomalies: dict[str, None] = {}
-        rules: dict[str, None] = {}
-        if offered.malformed:
-            anomalies["ehlo-line-malformed"] = None
-        allowed = {o.keyword for o in offered.offers[:most] if self._allowed(o.keyword, links)}
-
-        def change(offer: Offer) -> bytes | None:
-            keyword = offer.keyword
-            row = EXTENSIONS.get(keyword)
-            missing = [need.encode() for need in (row.needs if row is not None else ()) if need.encode() not in allowed]
-            if keyword not in allowed or missing:
-                anomalies["keyword-stripped"] = None
-                itself = self._keywords.get(keyword, (Treatment.DENY, None))[0] in (Treatment.ALLOW, Treatment.LIMIT)
-                rules[self.owner(missing[0] if missing and itself else keyword) or "default"] = None
-                return None
-            if (keyword, offer.twin) in seen:
-                anomalies["ehlo-keyword-repeated"] = None
-                return None
-            seen.add((keyword, offer.twin))
-            line = self._limited(offer, offered)
-            if line in lines:
-                anomalies["ehlo-keyword-repeated"] = None
-                return None
-            lines.add(line)
-            if line != offer.line:
-                rules[self.owner(keyword) or "default"] = None
-            return line
-
-        told = offered.edited(change)
-        if links.starttls is Offering.ALWAYS and b"STARTTLS" not in told.keywords and self._allowed(b"STARTTLS", links):
-            told = told.with_line(b"STARTTLS")
-            rules["posture"] = None
-        same = not offered.malformed and len(told.offers) == len(offered.offers)
-        reply = told.to_reply()
-        if same and reply.raw == got.raw:
-            return got, (), ""
-        if got.code != 250:
-            reply = multiline(got.code, reply.lines)
-        return reply, tuple(anomalies), " ".join(rules)
-
-    def _limited(self, offer: Offer, offered: Capabilities) -> bytes:
-        """SIZE and LIMITS show the smaller of the server's number and ours."""
-        if offer.keyword == b"SIZE" and self._size:
-            numbers = [int(p) for p in offered.parameters(b"SIZE") if p.isdigit() and len(p) <= 20]
-            smallest = min([n for n in numbers if n > 0], default=0)
-            return b"SIZE %d" % (min(smallest, self._size) if smallest else self._size)
-        if offer.keyword == b"LIMITS" and self._recipients:
-            return b" ".join([b"LIMITS", *(self._limit(p) for p in offer.parameters)])
-        return offer.line
-
-    def _limit(self, parameter: bytes) -> bytes:
-        name, _, value = parameter.partition(b"=")
-        if name.upper() == b"RCPTMAX" and value.isdigit():
-            theirs = int(value) if len(value) <= 20 else 0
-            return b"RCPTMAX=%d" % (min(theirs, self._recipients) if theirs else self._recipients)
-        return parameter
-
-    @staticmethod
-    def _helo(got: Reply, exchange: Exchange, session: Session) -> Verdict:
-        """A reply to HELO has one line (RFC 5321 §4.1.1.1); more would be a list nobody may use."""
-        lines = got.lines
-        if len(lines) < 2:
-            return PASS
-        return Verdict(Action.REWRITE, multiline(got.code, lines[:1]), "default", ("helo-multiline",))
+    def _judge_content(self, file: Any, session: Session) -> Verdict:
+        """At depth WHOLE: rules on the header section, on each attachment, on the content."""
+        return Whole(self._header, self._attachment, self._content, file, session, self.trace).go()
 
     # ------------------------------------------------------------------------------------------ what sessions ask
 
-    def depth(self, transaction: Transaction) -> Depth:
-        """No rule of these looks into content."""
-        return Depth.STREAM
+    def depth(self, transaction: Transaction, session: Session) -> Depth:
+        """As deep as the rules that could still hold."""
+        if self.content is None:
+            return Depth.STREAM
+        view = View(session, transaction=transaction)
+        for sheet in (self._attachment, self._content):
+            if sheet is not None and sheet.conditions.possible(view):
+                return Depth.WHOLE
+        if self._header is None or not self._header.conditions.possible(view):
+            return Depth.STREAM
+        return Depth.WHOLE if self._header.asks or self._header.conditions.whole else Depth.HEADER
 
     def max_size(self, session: Session) -> int:
         """Octets of content in one mail; 0: no limit of ours."""
-        return self._size
+        return (self._variants.chosen(session) if self._variants.several else self._base).size
 
-    def owner(self, name: bytes) -> str:
+    def owner(self, name: bytes, session: Session | None = None) -> str:
         """The rule that decides about this keyword or verb; "" where the registry's default does."""
-        for table in (self._keywords, self._verbs):
-            rule: Any = table.get(name, (None, None))[1]
-            if rule is not None:
-                return str(rule.name)
-        return ""
+        several = session is not None and self._variants.several
+        return (self._variants.chosen(session) if several and session is not None else self._base).owner(name)
+
+
+class _Variants:
+    """Rules about extensions, some of which hold only for some sessions, or only observe."""
+
+    def __init__(self, rules: list[ExtensionRule], recipients: int) -> None:
+        self._rules = rules
+        self._recipients = recipients
+        self._some = [rule for rule in rules if rule.when is not None]
+        self._conditions = ConditionSet([rule.when for rule in self._some], EXTENSION)
+        self._made: dict[Any, Treatments] = {}
+        self.several = any(rule.when is not None or rule.mode is Mode.OBSERVE for rule in rules)
+
+    def of(self, held: frozenset[str] | None, plus: ExtensionRule | None = None) -> Treatments:
+        """The rules without a condition and those of these names; and one more, that only observes."""
+        key = held, plus.name if plus else ""
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = Treatments(
+                [
+                    rule
+                    for rule in self._rules
+                    if rule is plus
+                    or (rule.mode is Mode.ENFORCE and (rule.when is None or (held is not None and rule.name in held)))
+                ],
+                recipients=self._recipients,
+            )
+        return found
+
+    def held(self, session: Session) -> frozenset[str]:
+        """The rules whose condition holds for this session."""
+        if session.variant is None:
+            self.look(session)
+        held: frozenset[str] = session.variant
+        return held
+
+    def look(self, session: Session, exchange: Exchange | None = None) -> None:
+        """Find out again which of them hold; by the hello that is being answered, if one is."""
+        view = View(session, exchange=exchange)
+        session.variant = frozenset(self._some[index].name for index in self._conditions.matching(view))
+
+    def chosen(self, session: Session) -> Treatments:
+        """What holds for this session."""
+        return self.of(self.held(session))
+
+    def _watching(self, session: Session) -> Iterator[tuple[ExtensionRule, Treatments]]:
+        """Each rule that only observes, and what would hold with it."""
+        held = self.held(session)
+        for rule in self._rules:
+            if rule.mode is Mode.OBSERVE and (rule.when is None or rule.name in held):
+                yield rule, self.of(held, rule)
+
+    def command(self, name: str) -> CommandRule | None:
+        """What is said to a verb; None: nothing that any of the rules could change."""
+        every = self.of(frozenset(rule.name for rule in self._some))
+        watched = [self.of(None, rule) for rule in self._rules if rule.mode is Mode.OBSERVE]
+        if not any(name in made.commands for made in (every, self.of(None), *watched)):
+            return None
+
+        def rule(command: Command, session: Session) -> Verdict:
+            now = _asked(self.chosen(session), name, command, session)
+            seen = [
+                Observed(rule.name, "answer", str(would.value.full))
+                for rule, with_it in self._watching(session)
+                if (would := _asked(with_it, name, command, session)).action is not Action.PASS and would != now
+            ]
+            return now._replace(effects=Effects(observed=tuple(seen))) if seen else now
+
+        return rule
+
+    def hello(self, reply: Reply, exchange: Exchange, session: Session) -> Verdict:
+        """A reply to EHLO or LHLO."""
+        if reply.digit == 2:  # else the hello before it still counts
+            self.look(session, exchange)
+        now = self.chosen(session).hello(reply, exchange, session)
+        told = now.value.raw if now.action is Action.REWRITE else reply.raw
+        seen = []
+        for rule, with_it in self._watching(session):
+            would = with_it.hello(reply, exchange, session)
+            if (would.value.raw if would.action is Action.REWRITE else reply.raw) != told:
+                seen.append(Observed(rule.name, rule.treatment.value))
+        return now._replace(effects=Effects(observed=tuple(seen))) if seen else now
+
+    def helo(self, reply: Reply, exchange: Exchange, session: Session) -> Verdict:
+        """A reply to HELO."""
+        if reply.digit == 2:
+            self.look(session, exchange)
+        return self.chosen(session).helo(reply, exchange, session)
+
+
+def _asked(made: Treatments, name: str, command: Command, session: Session) -> Verdict:
+    rule = made.commands.get(name)
+    return PASS if rule is None else rule(command, session)
+
+
+def _covers(of_rule: Subject, subject: Subject) -> bool:
+    """A rule on `of_rule` is tried on `subject`."""
+    if of_rule.group is not subject.group:
+        return False
+    if of_rule.verb == ANY:
+        return subject.verb != _MALFORMED
+    return subject.verb in ALIASES.get(of_rule.verb, (of_rule.verb,))
+
+
+def _after(before: Verdict, then: Verdict) -> Verdict:
+    """A verdict behind one that was given at once, and may have to wait for an answer first."""
+    if then.action is not Action.ASK or before == PASS:
+        return joined(before, then)
+    question: Question = then.value
+    return then._replace(value=question._replace(resume=lambda outcome: _after(before, question.resume(outcome))))
+
+
+def _now(verdict: Verdict) -> Verdict:
+    """A verdict where nothing can wait: no act that needs it is allowed there."""
+    if verdict.action is Action.ASK:
+        raise AssertionError("nothing can wait here")
+    return verdict
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,12 @@ _HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)((?:\.[A-Za-z0-9_-]+)*)\s*\]")
 _KEYS = frozenset({"bare_key", "quoted_key", "dotted_key"})
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"([0-9]{1,20}) ?([A-Za-z]*)")
+_DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"([0-9]{1,12}) ?([A-Za-z]*)")
+_NEWLINE = re.compile(r"\r?\n")
+# In a string in double quotes: a backslash and blanks over the end of a line, which are nothing; or an escape.
+_ESCAPE = re.compile(r"\\(?:(?P<blank>[ \t]*\r?\n[ \t\r\n]*)|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
+_LONGEST_STRING = 10_000  # lines
 _SHOWN = 60  # characters of a wrong value that a problem repeats
 _WIDE = 100  # characters of a source line that `show` prints
 
@@ -100,6 +106,7 @@ class Positions:
         self._keys: dict[KeyPath, Place] = {}
         self._values: dict[KeyPath, Place] = {}
         self._elements: dict[KeyPath, int] = {}  # how many [[…]] of a path there were so far
+        self._unread: dict[KeyPath, Node] = {}  # tables whose keys nobody has asked for: mostly it stays so
         table: KeyPath = ()
         for node in _parser().parse(text.encode()).root_node.named_children:
             if node.type == "pair":
@@ -109,10 +116,13 @@ class Positions:
 
     def key(self, path: KeyPath) -> Place:
         """The place of the last key of `path`."""
+        self._read_to(path)
         return self._nearest(self._keys, path)
 
     def value(self, path: KeyPath) -> Place:
         """The place of what `path` leads to; of a table, that of its header."""
+        if path not in self._values:
+            self._read_to(path)
         return self._nearest(self._values, path)
 
     def problem(
@@ -125,11 +135,24 @@ class Positions:
         expected: str = "",
         nearest: Sequence[str] = (),
         severity: Severity = "error",
+        inside: Place | None = None,
     ) -> Problem:
-        """A problem with the value at `path`, or with its key."""
-        line, column = self.key(path) if key else self.value(path)
+        """A problem with the value at `path`, or with its key, or with a place inside the string that stands there.
+
+        Args:
+            inside: a line and a column of the string's value, both counted from 1.
+        """
+        if inside is not None:
+            line, column = self.inside(path, inside)
+        else:
+            line, column = self.key(path) if key else self.value(path)
         text = self._lines[line - 1].rstrip("\r")
         return Problem(self.file, line, column, where, message, expected, tuple(nearest), severity, text)
+
+    def inside(self, path: KeyPath, place: Place) -> Place:
+        """Where a character of the string at `path` stands in the file; the string's own place where it is none."""
+        start = self.value(path)
+        return _within(self._lines, start, place) or start
 
     @staticmethod
     def _nearest(places: dict[KeyPath, Place], path: KeyPath) -> Place:
@@ -156,9 +179,15 @@ class Positions:
             path += (index,)
             self._keys[path] = self._place(last)
             self._values[path] = self._place(node)
-        for child in node.named_children:
-            if child.type == "pair":
-                self._pair(path, child)
+        self._unread[path] = node
+
+    def _read_to(self, path: KeyPath) -> None:
+        """Look at the keys of the tables that `path` leads through."""
+        for length in range(len(path) + 1):
+            node = self._unread.pop(path[:length], None) if self._unread else None
+            for child in node.named_children if node is not None else ():
+                if child.type == "pair":
+                    self._pair(path[:length], child)
 
     def _step(self, path: KeyPath, segment: Node) -> KeyPath:
         """One key of a header further: into the last element, where the key names several."""
@@ -237,6 +266,32 @@ def nearest_sizes(size: str) -> list[str]:
     return [f"{found[1]} {unit}" for unit in units]
 
 
+def parse_duration(duration: str | float) -> float:
+    """Seconds from `"500ms"`, `"5s"`, `"10m"`, `"1h"`, `"7d"` or a number of seconds.
+
+    Raises:
+        ValueError: not a duration.
+    """
+    if not isinstance(duration, str):
+        if not 0 <= duration < 10**12:
+            raise ValueError(f"{shown(duration)} is not a duration")
+        return float(duration)
+    found = _DURATION.fullmatch(duration)
+    if found is None or found[2] not in _DURATIONS:
+        raise ValueError(f"{shown(duration)} is not a duration")
+    return int(found[1]) * _DURATIONS[found[2]]
+
+
+def nearest_durations(duration: str) -> list[str]:
+    """What was perhaps meant: the same number with the units that begin like the one written."""
+    found = _DURATION.match(duration.strip())
+    if found is None:
+        return []
+    word = found[2].lower()
+    units = [unit for unit in _DURATIONS if word[:1] == unit[0]] if word else ["s"]
+    return [f"{found[1]}{unit}" for unit in units]
+
+
 def nearest(word: str, words: Iterable[str], n: int = 3) -> list[str]:
     """The names most like `word`, in whatever case it is written."""
     folded = {known.casefold(): known for known in words}
@@ -261,6 +316,36 @@ def _safe(character: str) -> str:
     if character in '"\\':
         return f"\\{character}"
     return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def _within(lines: Sequence[str], start: Place, wanted: Place) -> Place | None:
+    """Walks a string of any of TOML's four kinds from its first quote, and counts what its value would count."""
+    text = "\n".join((lines[start.line - 1][start.column - 1 :], *lines[start.line : start.line + _LONGEST_STRING]))
+    if text[:1] not in ("'", '"'):
+        return None
+    quote = text[:3] if text[:3] in ("'''", '"""') else text[0]
+    literal, position = quote[0] == "'", len(quote)
+    if len(quote) == 3 and (newline := _NEWLINE.match(text, position)):  # it is not of the string
+        position = newline.end()
+    line = column = 1
+    while position < len(text) and (line, column) < wanted:
+        if text.startswith(quote, position):
+            break
+        found = None if literal else _ESCAPE.match(text, position)
+        if found is not None:
+            position = found.end()
+            if found["blank"] is None:
+                line, column = (line + 1, 1) if found[0] == "\\n" else (line, column + 1)
+        elif newline := _NEWLINE.match(text, position):
+            position, line, column = newline.end(), line + 1, 1
+        else:
+            position, column = position + 1, column + 1
+    if not literal:  # what is skipped stands before the character, not behind the one before it
+        while (found := _ESCAPE.match(text, position)) and found["blank"] is not None:
+            position = found.end()
+    before = text[:position]
+    down = before.count("\n")
+    return Place(start.line + down, position - before.rfind("\n") if down else start.column + position)
 
 
 def _syntax_problem(file: str, text: str, message: str) -> Problem:

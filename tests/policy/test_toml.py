@@ -6,12 +6,15 @@ import pytest
 
 from smtpproxy.policy.toml import (
     KeyPath,
+    Place,
     Positions,
     Problem,
     TomlError,
     nearest,
+    nearest_durations,
     nearest_sizes,
     parse,
+    parse_duration,
     parse_size,
     shown,
 )
@@ -208,3 +211,73 @@ def test_nearest_names_in_any_case() -> None:
 )
 def test_wrong_values_are_shown_short_and_safe(value: object, text: str) -> None:
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a = 'abc def'", "abc def"),
+        ("a = ''", ""),
+        ('x = 1 # é\na = "a\\tb\\u0041\\U0001F600\\"c\\\\é"', 'a\tbA😀"c\\é'),
+        ("a = '''\nfirst\n  second 'one' X'''", "first\n  second 'one' X"),
+        ("a = '''no newline first\r\nthen one'''", "no newline first\nthen one"),
+        ('a = """x\\\n   yX\n \\   \n\n  z ""q"""', 'xyX\n z ""q'),
+        ('a = [1, { b = "\\n\\nabX" }]', "\n\nabX"),
+    ],
+)
+def test_every_character_of_a_string_has_its_place(tmp_path: Path, text: str, value: str) -> None:
+    """In all four kinds of strings: the place is that of the character, or of the escape that stands for it."""
+    file = tmp_path / "a.toml"
+    file.write_bytes(f"{text}\n".encode())
+    data, positions = parse(file)
+    path: KeyPath = ("a",) if isinstance(data["a"], str) else ("a", 1, "b")
+    found = data["a"] if isinstance(data["a"], str) else data["a"][1]["b"]
+    assert found == value
+    lines = text.split("\n")
+    last = positions.value(path)
+    for index, character in enumerate(value):
+        before = value[:index]
+        place = positions.inside(path, Place(before.count("\n") + 1, index - before.rfind("\n")))
+        shown_there = (lines[place.line - 1] + "\n")[place.column - 1 :]
+        assert shown_there[0] in (character, "\\", "\r"), (index, character)
+        assert place > last
+        last = place
+
+
+def test_a_place_in_what_is_no_string_is_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("a = 12345\n")
+    assert parse(file)[1].inside(("a",), Place(1, 3)) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("5s", 5),
+        ("5 s", 5),
+        ("10m", 600),
+        ("1h", 3600),
+        ("7d", 604_800),
+        (3, 3),
+        (0.25, 0.25),
+        ("0s", 0),
+    ],
+)
+def test_durations(duration: str | float, seconds: float) -> None:
+    assert parse_duration(duration) == seconds
+
+
+@pytest.mark.parametrize(
+    "duration", ["", "5", "s", "5 sec", "-5s", "1.5h", "1h30m", -1, float("nan"), float("inf"), "٣s"]
+)
+def test_no_durations(duration: str | float) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(duration)
+
+
+def test_nearest_durations() -> None:
+    assert nearest_durations("5 sec") == ["5s"]
+    assert nearest_durations("10 Min") == ["10ms", "10m"]
+    assert nearest_durations("10") == ["10s"]
+    assert nearest_durations("soon") == nearest_durations("3 years") == []
