@@ -11,6 +11,7 @@ from smtpproxy.config.tables import (
     ListenerConfig,
     LogConfig,
     PatienceConfig,
+    QuarantineConfig,
     Variant,
     keys_of,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Override",
     "PatienceConfig",
     "ProcessConfig",
+    "QuarantineConfig",
     "TLSConfig",
     "Variant",
     "exposed",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from smtpproxy.config.applying import never, twice
 from smtpproxy.config.inline import InterceptConfig
-from smtpproxy.config.tables import Config, ListenerConfig, Variant
+from smtpproxy.config.tables import Config, ListenerConfig, QuarantineConfig, Variant
 from smtpproxy.config.tls import CAConfig, DNSConfig, TLSConfig
 from smtpproxy.config.values import Mistake, is_address
 from smtpproxy.policy.toml import KeyPath, Severity, shown
@@ -23,6 +23,10 @@ def idle(config: Config) -> Iterator[Mistake]:
             yield _warning(("listener", index, *key), why)
     yield from _of_unseen(config)
     yield from _of_tls(config)
+    if not config.quarantine.directory:
+        for name in ("size", "mails", "days"):
+            if getattr(config.quarantine, name) != QuarantineConfig.model_fields[name].default:
+                yield _warning(("quarantine", name), "it is about `directory`, which is not said: no mail is kept")
     for where, why in (*never(config), *twice(config)):
         yield Mistake(where, why, severity="warning")
     if config.listeners:

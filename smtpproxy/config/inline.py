@@ -105,8 +105,7 @@ class MatchConfig(Table):
     )
     rules: Annotated[tuple[str, ...], Field(strict=False)] = setting(
         (),
-        "rule files and directories of them, for these connections; they stand behind those of all others, so they hold"
-        " over them",
+        "rule files and directories of them, for these connections; they hold over them",
         "a block changes nothing that it does not say",
         path=True,
     )

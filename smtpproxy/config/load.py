@@ -110,9 +110,14 @@ def _resolve(data: dict[str, Any], base: Path) -> None:
                     value = table.get(key)
                     if isinstance(field.default, tuple):
                         if isinstance(value, list):
-                            table[key] = [_joined(here, one) if isinstance(one, str) else one for one in value]
+                            table[key] = [_joined(here, one) if _is_path(one) else one for one in value]
                     elif isinstance(value, str) and value not in ("", field.default):
                         table[key] = _joined(here, value)
+
+
+def _is_path(value: object) -> bool:
+    """Rules that come with smtpproxy are named, and stand where it is installed."""
+    return isinstance(value, str) and not value.startswith("set:")
 
 
 def _joined(base: Path, value: str) -> str:

@@ -18,7 +18,7 @@ from smtpproxy.config.tls import TLSConfig
 from smtpproxy.config.values import Mistake
 from smtpproxy.policy.toml import KeyPath, Severity, nearest, shown
 
-Use = Literal["read", "written", "directory", "rules"]  # rules: a file, or a directory of them
+Use = Literal["read", "written", "directory", "rules", "store"]  # rules: a file or a directory; store: is written to
 CA_KEY = "ca.key"
 CA_CERTIFICATE = "ca.crt"
 _BY_NAME: Mapping[str, Callable[[str], object]] = {"user": pwd.getpwnam, "group": grp.getgrnam}
@@ -64,7 +64,8 @@ def files(config: Config) -> list[NamedFile]:
         add_tls(listener.tls, "listener", index, "tls")
     for index, match in enumerate(config.matches):
         for number, path in enumerate(match.rules):
-            add("rules", path, "match", index, "rules", number, use="rules")
+            if not path.startswith("set:"):  # one of those that come with smtpproxy, and no file
+                add("rules", path, "match", index, "rules", number, use="rules")
         if match.tls is not None:
             add_tls(match.tls, "match", index, "tls")
     add("key log", config.tls.keylog, "tls", "keylog", use="written")
@@ -74,6 +75,7 @@ def files(config: Config) -> list[NamedFile]:
         add("certificate of the CA", str(directory / CA_CERTIFICATE), "ca", "directory")
         add("private key of the CA", str(directory / CA_KEY), "ca", "directory", closed=_OWNER)
         add("passphrase", config.ca.passphrase_file, "ca", "passphrase_file", closed=_GROUP)
+    add("quarantine", config.quarantine.directory, "quarantine", "directory", use="store", closed=_OWNER)
     return found
 
 
@@ -113,9 +115,8 @@ def exposed(config: Config) -> Iterator[Mistake]:
         if mode & file.closed:
             path = _printable(str(file.path))
             holds = f"{file.what} and key" if file.place[-1] == "chain" else file.what
-            yield Mistake(
-                file.place, f"{holds} {path}: is open to others (mode {mode:04o})", f"`chmod 600 {path}`", file.severity
-            )
+            mend = f"`chmod {'700' if file.use == 'store' else '600'} {path}`"
+            yield Mistake(file.place, f"{holds} {path}: is open to others (mode {mode:04o})", mend, file.severity)
 
 
 def trouble(file: NamedFile) -> str:
@@ -123,11 +124,13 @@ def trouble(file: NamedFile) -> str:
     try:
         found = os.stat(file.path)
     except FileNotFoundError:
-        return _can_be_made(file.path) if file.use == "written" else "no such file or directory"
+        return _can_be_made(file.path) if file.use in ("written", "store") else "no such file or directory"
     except OSError as error:
         return (error.strerror or str(error)).lower()
     if file.use == "directory":
         return _may(file.path, os.R_OK | os.X_OK) if stat.S_ISDIR(found.st_mode) else "is not a directory"
+    if file.use == "store":
+        return _may(file.path, os.R_OK | os.W_OK | os.X_OK) if stat.S_ISDIR(found.st_mode) else "is not a directory"
     if file.use == "rules" and stat.S_ISDIR(found.st_mode):
         return _may(file.path, os.R_OK | os.X_OK)
     if stat.S_ISREG(found.st_mode):

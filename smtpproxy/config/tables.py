@@ -36,6 +36,7 @@ from smtpproxy.config.tls import (
 )
 from smtpproxy.config.values import (
     Endpoint,
+    FilePathOrNone,
     ListenEndpoint,
     ListenerName,
     Octets,
@@ -226,6 +227,29 @@ class AuditConfig(Table):
     )
 
 
+class QuarantineConfig(Table):
+    """`[quarantine]`: where mails are kept that rules hold back. docs/quarantine.md is about it."""
+
+    directory: FilePathOrNone = setting(
+        "",
+        "the directory; it is made if its parent is there. It must belong to who the workers are. Empty: none, and a"
+        " rule that would keep a mail is an error",
+        "mails are kept nowhere that was not said",
+        path=True,
+    )
+    size: Octets = setting(
+        2**30, "octets of all that is kept; a mail that no longer fits is refused with 451", "a bound; disks are larger"
+    )
+    mails: Positive = setting(
+        10_000, "mails that are kept; one more is refused with 451", "as many as people may still look through"
+    )
+    days: Annotated[int, Field(ge=0, le=36_500)] = setting(
+        0,
+        "days after which a mail is erased, released or not, once an hour. 0: only `smtpproxy quarantine` erases",
+        "nothing is erased that nobody said",
+    )
+
+
 class LogConfig(Table):
     """`[log]`: what the proxy says about itself, on standard error."""
 
@@ -253,7 +277,10 @@ class Config(Table):
         default=(), alias="listener"
     )
     rules: Annotated[tuple[str, ...], Field(strict=False)] = setting(
-        (), "rule files, and directories of them, in order", "nothing is read that is not named", path=True
+        (),
+        "rule files, directories of them, and `set:NAME` for sets that come with smtpproxy; in order",
+        "nothing is read that is not named",
+        path=True,
     )
     shipped_rules: bool = setting(
         True, "the rules that come with smtpproxy stand before those", "they say why each default is as it is"
@@ -267,6 +294,7 @@ class Config(Table):
     limits: _AllLimits = _AllLimits()
     patience: _AllPatience = _AllPatience()
     audit: AuditConfig = AuditConfig()
+    quarantine: QuarantineConfig = QuarantineConfig()
     log: LogConfig = LogConfig()
 
     def effective(self, listener: ListenerConfig, match: MatchConfig) -> ListenerConfig:
@@ -334,6 +362,7 @@ TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
     ("limits",): _AllLimits,
     ("patience",): _AllPatience,
     ("audit",): AuditConfig,
+    ("quarantine",): QuarantineConfig,
     ("log",): LogConfig,
 }
 

@@ -10,7 +10,9 @@ import errno
 import itertools
 import os
 import socket
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -27,11 +29,12 @@ from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.relay import Relay
 from smtpproxy.net.tally import Tally
 from smtpproxy.session.announcing import pass_unseen
+from smtpproxy.session.effects import Ask
 from smtpproxy.session.limits import Limits, Patience
 from smtpproxy.session.postures import ClientTLS
 from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.session import Session
-from smtpproxy.session.state import Peer
+from smtpproxy.session.state import Facts, Peer
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.errors import Side
 from smtpproxy.smtp.replies import OwnReply
@@ -132,6 +135,7 @@ class Listener:
         patience: Patience,
         spool: Callable[[], Any],
         accepts: int = ACCEPTS,
+        ask: Callable[[str, Relay, Ask], None] | None = None,
     ) -> None:
         self._plans = plans
         self._entry = plans.entry
@@ -144,6 +148,7 @@ class Listener:
         self._patience = patience
         self._spool = spool
         self._accepts = accepts
+        self._ask = ask
         self._reach = Reach(self._entry.reach, loops.machine)
         self._refused: list[tuple[socket.socket, bytes]] = []  # to be told so once that is on record
         self._paused = False
@@ -254,6 +259,7 @@ class Listener:
             announcement=announcement_of(plan.entry, origin),
             foreword=foreword_of(plan.entry, origin),
             client_first=client_first(plan.entry),
+            facts=Facts(self._entry.name, plan.name, *origin.client, *plan.going(origin), time.time),
         )
         if plan.unseen:
             pass_unseen(session)
@@ -283,6 +289,8 @@ class Listener:
             failed=failed,
             tls=plan.tls_for(origin),
             dial=dial,
+            elsewhere=plan.elsewhere,
+            ask=None if self._ask is None else partial(self._ask, session_id),
         )
         self._sessions.add(relay, host)
 
@@ -318,6 +326,8 @@ class Listener:
             facts["match"] = plan.name
         if plan.unseen:
             facts["unseen"] = True
+        elif plan.judge.digest:
+            facts["ruleset"] = plan.judge.digest
         if refusal is not None:
             facts["refused"] = refusal.why
         return facts

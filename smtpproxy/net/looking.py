@@ -15,7 +15,7 @@ from cryptography import x509
 
 from smtpproxy.config import CertificateConfig, Config, Mistake, TLSConfig, exposed, missing
 from smtpproxy.net.identities import first_certificate
-from smtpproxy.policy.rules import ExtensionRule, Treatment
+from smtpproxy.policy.rules import AnyRule, ExtensionRule, Quarantine, Rule, Treatment
 from smtpproxy.policy.toml import KeyPath, Problem, shown
 from smtpproxy.session.postures import ClientTLS
 from smtpproxy.tls.authority import AuthorityError, certificate
@@ -62,10 +62,23 @@ def _tables(config: Config) -> Iterator[tuple[KeyPath, TLSConfig]]:
             yield ("match", index, "tls"), match.tls
 
 
-def look_at_rules(config: Config, rules: Iterable[ExtensionRule], match: str = "") -> Iterator[Problem]:
-    """What is hardly meant of rules and configuration together: a client that must say STARTTLS and must not. The
-    rules are those of a match block, or those for all who have no block with rules of its own."""
-    about = [rule for rule in rules if b"STARTTLS" in rule.feature.verbs]
+def look_at_rules(config: Config, rules: Iterable[AnyRule], match: str = "") -> Iterator[Problem]:
+    """What is wrong with rules and configuration together: a mail that is to be kept, and nowhere to keep it; and what
+    is hardly meant: a client that must say STARTTLS and must not. The rules are those of a match block, or those for
+    all who have no block with rules of its own."""
+    rules = tuple(rules)
+    if config.listeners and not config.quarantine.directory:  # rules that are looked at alone may be for any proxy
+        for one in rules:
+            if isinstance(one, Rule) and any(isinstance(deed, Quarantine) for deed in (*one.then, one.otherwise)):
+                yield Problem(
+                    one.source.file,
+                    one.source.line,
+                    1,
+                    f"rule {shown(one.name)}",
+                    "keeps mails in the quarantine, and the configuration has none",
+                    'directory = "/var/lib/smtpproxy/quarantine" under [quarantine] in smtpproxy.toml',
+                )
+    about = [rule for rule in rules if isinstance(rule, ExtensionRule) and b"STARTTLS" in rule.feature.verbs]
     if not about or about[-1].treatment is not Treatment.DENY:
         return
     rule = about[-1]

@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
@@ -73,6 +74,7 @@ class Plan(NamedTuple):
         entry: the listener's settings, with what the block says in place of them.
         destination: the configured server; None: where the client was going.
         unseen: octets pass uninspected.
+        redirects: the servers that rules lead to.
     """
 
     name: str
@@ -82,6 +84,18 @@ class Plan(NamedTuple):
     posture: Posture
     judge: Judge
     unseen: bool = False
+    redirects: Mapping[tuple[str, int], tuple[Destination, ListenerTLS | None]] = MappingProxyType({})
+
+    def elsewhere(self, host: str, port: int) -> tuple[list[Address], ListenerTLS | None]:
+        """A server that a rule leads to: the addresses to try, and TLS towards it."""
+        destination, tls = self.redirects[host, port]
+        return list(destination.addresses), tls
+
+    def going(self, origin: Origin) -> Where:
+        """The server a session is meant for."""
+        if self.destination is None:
+            return origin.going
+        return self.destination.endpoint.host, self.destination.endpoint.port
 
     def server(self, origin: Origin) -> tuple[str, list[Address]]:
         """Where this session goes: as it is written, and the addresses to try."""
@@ -167,10 +181,18 @@ class Making:
         if entry.server is not None:
             destination = self._destinations.setdefault(entry.server, Destination(entry.server))
         judge = judges[name] if name in judges else judges[""]
-        tls = None
-        if self._materials is not None:
-            key = entry.name, entry.tls, entry.server  # tickets of one listener are nothing to another
-            tls = self._tls.get(key) or self._materials.listener(entry)
-            self._tls[key] = tls
+        tls = self._tls_of(entry)
         posture = entry.posture() if tls is not None else _WITHOUT_TLS
-        return Plan(name, entry, destination, tls, posture, judge)
+        redirects = {(host, port): self._elsewhere(entry, Endpoint(host, port)) for host, port in judge.redirects}
+        return Plan(name, entry, destination, tls, posture, judge, redirects=redirects)
+
+    def _tls_of(self, entry: ListenerConfig) -> ListenerTLS | None:
+        if self._materials is None:
+            return None
+        key = entry.name, entry.tls, entry.server  # tickets of one listener are nothing to another
+        found = self._tls[key] = self._tls.get(key) or self._materials.listener(entry)
+        return found
+
+    def _elsewhere(self, entry: ListenerConfig, server: Endpoint) -> tuple[Destination, ListenerTLS | None]:
+        destination = self._destinations.setdefault(server, Destination(server))
+        return destination, self._tls_of(entry.model_copy(update={"server": server}))

@@ -20,8 +20,9 @@ from smtpproxy.net.dialling import Address
 from smtpproxy.net.handshakes import Handshakes, ListenerTLS
 from smtpproxy.net.link import Link, State
 from smtpproxy.net.machine import printable
+from smtpproxy.net.patience import out_of_patience
 from smtpproxy.net.reactor import Reactor
-from smtpproxy.session.effects import Abort, Close, PrepareTLS, Shut, StartTLS
+from smtpproxy.session.effects import Abort, Ask, Close, Dial, PrepareTLS, Shut, StartTLS
 from smtpproxy.session.records import Kind
 from smtpproxy.session.securing import cut_short
 from smtpproxy.session.session import Session
@@ -48,6 +49,8 @@ class Relay:
         failed: Callable[["Relay", BaseException], None],
         dial: Callable[[Address], tuple[socket.socket, bool]],
         tls: ListenerTLS | None = None,
+        elsewhere: Callable[[str, int], tuple[list[Address], ListenerTLS | None]] | None = None,
+        ask: Callable[["Relay", Ask], None] | None = None,
     ) -> None:
         self.reactor = reactor
         self.session = session
@@ -56,14 +59,16 @@ class Relay:
         self._failed = failed
         self._addresses = addresses
         self._dial = dial
+        self._elsewhere = elsewhere  # what is known of a server that rules lead to
+        self._ask = ask
         self._tried: list[str] = []
         now = reactor.now
         self.started = now
         self._progress = -1
         self._since = now  # when the conversation last got on
         self._kept_alive = now
-        self._content_at = 0.0  # when the content now coming began; 0: none is
-        self._content_from = 0  # octets received before it
+        self.content_at = 0.0  # when the content now coming began; 0: none is
+        self.content_from = 0  # octets received before it
         self.client = Link(client, now)
         self.server: Link | None = None
         self._listener_tls = tls
@@ -75,9 +80,19 @@ class Relay:
         self._answered = 0  # what the server's socket said when connecting was over
         reactor.watch(self.client.fd, self)
         reactor.ready(self)
-        self._guard(self._connect)
+        self.guard(self._begin)
 
     # ------------------------------------------------------------------------------------------------- connecting
+
+    def _begin(self) -> None:
+        if self.session.begin():
+            self._connect()
+
+    def _dialled(self, effect: Dial) -> None:
+        """The rules have let the client in, or lead it to another server."""
+        if effect.host and self._elsewhere is not None:
+            self._addresses, self._listener_tls = self._elsewhere(effect.host, effect.port)
+        self._connect()
 
     def _connect(self) -> None:
         """The next address of the server; none left: 421 4.4.1 in place of the greeting."""
@@ -133,9 +148,9 @@ class Relay:
     def read(self) -> None:
         """Read each side once, if it may be read, and feed the session. Never raises."""
         if not self.done:
-            self._guard(self._read)
+            self.guard(self._read)
 
-    def _guard(self, act: Callable[[], None]) -> None:
+    def guard(self, act: Callable[[], None]) -> None:
         """Our own bug: this session ends, the proxy goes on."""
         try:
             act()
@@ -172,7 +187,7 @@ class Relay:
             self._progress = session.progress
             self._since = self.reactor.now
             if not session.receiving:
-                self._content_at = 0.0
+                self.content_at = 0.0
 
     def _receive(self, link: Link, side: Side, size: int) -> None:
         session = self.session
@@ -195,9 +210,9 @@ class Relay:
             return
         if session.receiving:
             self._since = self.reactor.now
-            if self._content_at == 0.0:
-                self._content_at = self.reactor.now
-                self._content_from = link.received - len(data)
+            if self.content_at == 0.0:
+                self.content_at = self.reactor.now
+                self.content_from = link.received - len(data)
         session.client_sent(data)
 
     def _look_for_reset(self) -> None:
@@ -229,9 +244,9 @@ class Relay:
         """Send what the session says, carry out its effects. Never raises."""
         self._on_record = len(self.session.to_client)
         if not self.done:
-            self._guard(self._write)
+            self.guard(self._write)
         if not self.done:
-            self._guard(self._after)
+            self.guard(self._after)
 
     def _write(self) -> None:
         session, server, client = self.session, self.server, self.client
@@ -284,6 +299,14 @@ class Relay:
     def _carry_out(self) -> None:
         effects, self.session.effects = self.session.effects, []
         for effect in effects:
+            if isinstance(effect, Ask):
+                if self._ask is None:
+                    raise AssertionError("rules that ask have somebody to ask")
+                self._ask(self, effect)
+                continue
+            if isinstance(effect, Dial):
+                self._dialled(effect)
+                continue
             link = self.client if effect.side is Side.CLIENT else self.server
             if link is None or link.state is State.CLOSED:
                 continue
@@ -378,25 +401,25 @@ class Relay:
     def check(self) -> None:
         """Called about once a second: is anyone waited for beyond patience? Never raises."""
         if not self.done and not self.reactor.stalled:
-            self._guard(self._check)
+            self.guard(self._check)
 
     def _check(self) -> None:
         now = self.reactor.now
         session, table = self.session, self.session.patience_table
         client, server = self.client, self.server
         if client.state in (State.LINGERING, State.FLUSHING) or session.closed:
-            if now - max(client.moved_at, self._waiting_since) > LINGER:
+            if now - max(client.moved_at, self.waiting_since) > LINGER:
                 self._drop(client)
                 if server is not None:
                     self._drop(server)
                 self._finish()
             return
         if server is not None and server.state is State.CONNECTING:
-            if now - self._waiting_since > table.connect:
+            if now - self.waiting_since > table.connect:
                 self._give_up_address("no answer")
                 self.reactor.ready(self)
             return
-        side, anomaly = self._out_of_patience(now)
+        side, anomaly = out_of_patience(self, now)
         if side is not None:
             session.timed_out(side, anomaly)
             self.reactor.ready(self)
@@ -406,39 +429,18 @@ class Relay:
             self.reactor.ready(self)
 
     @property
-    def _waiting_since(self) -> float:
+    def waiting_since(self) -> float:
         """When the conversation last got on, or last could."""
         return max(self._since, self.reactor.resumed_at)
-
-    def _out_of_patience(self, now: float) -> tuple[Side | None, str]:
-        session, table = self.session, self.session.patience_table
-        since = self._waiting_since
-        if now - self.started > table.session:
-            return Side.CLIENT, "session-too-long"
-        if session.to_client and now - max(self.client.moved_at, since) > table.content:
-            return Side.CLIENT, "idle"
-        server = self.server
-        if session.to_server and server is not None and now - max(server.moved_at, since) > table.content:
-            return Side.SERVER, "idle"
-        side, seconds = session.patience()
-        if now - since > seconds and not (side is Side.CLIENT and session.to_server):
-            return side, "idle"
-        if self._content_at:
-            octets = self.client.received - self._content_from
-            begun = max(self._content_at, self.reactor.resumed_at)
-            if session.receiving and now - begun > table.content + octets / table.rate:
-                held_up = len(session.to_server) > session.limits.unsent  # then the client is not read
-                return Side.SERVER if held_up else Side.CLIENT, "too-slow"
-        return None, ""
 
     def stop(self) -> None:
         """Stop now: 421 to the client, whatever it was doing. Never raises."""
         if not self.done and not self.session.closed:
-            self._guard(self.session.stop)
+            self.guard(self.session.stop)
             self.reactor.ready(self)
 
     def drain(self) -> None:
         """Stop when what is in flight is done. Never raises."""
         if not self.done and not self.session.closed:
-            self._guard(self.session.drain)
+            self.guard(self.session.drain)
             self.reactor.ready(self)

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
@@ -27,6 +28,7 @@ import trio
 
 from smtpproxy.audit.log import AuditLog, WriteLock
 from smtpproxy.net import privileges
+from smtpproxy.net.asking import Asking, tidy
 from smtpproxy.net.forking import hear_sigterm
 from smtpproxy.net.listener import ACCEPTS, Listener, Sessions
 from smtpproxy.net.machine import Machine, plain
@@ -38,6 +40,8 @@ from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.setup import Setup
 from smtpproxy.net.signing import Signer
 from smtpproxy.net.tally import Tally
+from smtpproxy.quarantine.folders import Folders
+from smtpproxy.quarantine.store import Bounds, QuarantineError, Store
 
 log = structlog.get_logger()
 
@@ -105,6 +109,8 @@ class Service:
             per_client=self.config.connections_per_client,
             tally=outfit.tally,
         )
+        self.store: Store | None = None  # of the quarantine
+        self.asking = Asking(self.reactor)
         self.listeners: list[Listener] = []
         self._plans: list[Plans] = []
         self._destinations: list[Destination] = []
@@ -130,7 +136,9 @@ class Service:
         Raises:
             MaterialError: what is configured for TLS can't work.
             PrivilegeError: it can't become who it is to be.
+            QuarantineError: nothing can be kept where mails are to be.
         """
+        self._open_quarantine()
         await self.materials.start()
         making = Making(self._outfit.setup, self.materials)
         self._plans = making.plans()
@@ -138,9 +146,20 @@ class Service:
         if self._outfit.identity is not None:
             self.materials.give_to(self._outfit.identity)
             privileges.drop(*self._outfit.identity, privileges.needed(self.config))
+        if self.store is not None:
+            self.store.usable()
         async with trio.open_nursery() as nursery:
             for destination in self._destinations:
                 nursery.start_soon(destination.look_up)
+
+    def _open_quarantine(self) -> None:
+        said = self.config.quarantine
+        if said.directory:
+            identity = self._outfit.identity
+            owner = None if identity is None else (identity.uid, identity.gid)
+            folders = Folders(Path(said.directory), make=True, owner=owner)
+            self.store = Store(folders, bounds=Bounds(said.size, said.mails))
+            self.asking = Asking(self.reactor, self.store)
 
     def accept(self) -> None:
         """Accept from here on."""
@@ -161,6 +180,7 @@ class Service:
                     limits=self.config.limits_table(),
                     patience=self.config.patience_table(),
                     spool=_spool,
+                    ask=self.asking.ask,
                     accepts=ACCEPTS if self.config.worker_count == 1 else SHARED_ACCEPTS,
                 )
                 for sock in group
@@ -174,6 +194,9 @@ class Service:
                 nursery.start_soon(self.reactor.run)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self.materials.run)
+                await nursery.start(self.asking.run)
+                if self.store is not None:
+                    nursery.start_soon(tidy, self.store, self.config.quarantine.days)
                 for destination in self._destinations:
                     nursery.start_soon(destination.keep_fresh)
                 task_status.started()
@@ -196,6 +219,8 @@ class Service:
         self._close_listeners()
         self.sessions.abandon()
         self.materials.close()
+        if self.store is not None:
+            self.store.close()
         self.reactor.close()
 
     def _close_listeners(self) -> None:
@@ -209,6 +234,7 @@ class Service:
             await trio.sleep(SWEEP)
             self.set_wall_clock()
             self.sessions.check(self.reactor.tick())
+            self.asking.check()
             for listener in self.listeners:
                 listener.check()
             try:
@@ -269,7 +295,7 @@ async def work(outfit: Outfit, orders: socket.socket) -> int:
         try:
             with hearing.preparing, _hushed(outfit.quiet):
                 await service.prepare()
-        except (MaterialError, PrivilegeError) as error:
+        except (MaterialError, PrivilegeError, QuarantineError) as error:
             service.close()
             service.exit_code = 2
             _say(orders, FAILED + f"2 {error}".encode())

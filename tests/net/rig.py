@@ -25,6 +25,7 @@ import trio
 
 from smtpproxy.audit.log import AuditLog, open_file
 from smtpproxy.config import Config
+from smtpproxy.net.asking import Asking
 from smtpproxy.net.handshakes import ListenerTLS
 from smtpproxy.net.listener import Listener, Sessions
 from smtpproxy.net.machine import Machine, plain
@@ -36,6 +37,7 @@ from smtpproxy.net.relay import Relay
 from smtpproxy.net.setup import Setup
 from smtpproxy.net.tally import Tally
 from smtpproxy.policy.judge import Judge as ShippedRules
+from smtpproxy.quarantine.store import Store as QuarantineStore
 from smtpproxy.session.limits import LIMITS, PATIENCE, Limits, Patience
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import Judge, PassAll
@@ -453,6 +455,7 @@ class Rig:
         wall: Callable[[], float] = time.time,
         settings: Mapping[str, Any] | None = None,
         matches: Sequence[Mapping[str, Any]] = (),
+        store: QuarantineStore | None = None,
     ) -> None:
         # STARTTLS is told, or not, by the shipped rules.
         self.judge: Judge = judge or (OPEN if tls is None else ShippedRules())
@@ -461,6 +464,7 @@ class Rig:
         self.path = path
         self.server = server or Server(host)
         self.reactor = Reactor(audit, self.clock)
+        self.asking = Asking(self.reactor, store)
         self.sessions = Sessions(connections=connections, per_client=per_client, tally=Tally.alone())
         name = f"[{self.server.host}]" if ":" in self.server.host else self.server.host
         listener = {
@@ -527,6 +531,7 @@ class Rig:
                 limits=self.limits,
                 patience=self.patience,
                 spool=self.spool,
+                ask=self.asking.ask,
             )
         )
         return sock.getsockname()[:2], sock.family
@@ -570,6 +575,7 @@ class Rig:
         self.reactor.tick()
         self.sessions.check(self.reactor.now)
         self.signed.check()
+        self.asking.check()
         for listener in self.listeners:
             listener.check()
         if self.materials is not None:
@@ -640,6 +646,7 @@ async def rig(folder: Path, *, descriptor: int | None = None, faults: int = 0, *
         async with trio.open_nursery() as nursery:
             await made.open()
             nursery.start_soon(made.reactor.run)
+            await nursery.start(made.asking.run)
             if made.materials is not None:
                 nursery.start_soon(made.materials.run)
             yield made

@@ -192,6 +192,34 @@ def test_a_client_that_must_say_what_a_rule_refuses(tmp_path: Path, client: str,
     assert list(look_at_rules(_config(tmp_path, client=client), load_rules([]).rules)) == []
 
 
+KEEPING = """
+[[rule]]
+name = "keeps"
+why = "why"
+on = "content"
+{what}
+"""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        'then = { quarantine = "accept" }',
+        'then = [{ tag = "odd" }, { quarantine = { answer = "554 5.7.1 Held" } }]',
+        'mode = "observe"\nthen = { quarantine = "refuse" }',
+    ],
+)
+def test_a_rule_that_keeps_mails_needs_a_quarantine(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(KEEPING.format(what=what))
+    rules = load_rules([path]).rules
+    (problem,) = look_at_rules(_config(tmp_path), rules)
+    assert (problem.file, problem.line, problem.severity) == (str(path), 2, "error")
+    assert 'rule "keeps": keeps mails in the quarantine, and the configuration has none' in str(problem)
+    assert list(look_at_rules(_config(tmp_path, {"quarantine": {"directory": "q"}}), rules)) == []
+    assert list(look_at_rules(Config.model_validate({}), rules)) == []  # rules that are looked at by themselves
+
+
 # ------------------------------------------------------------------------------------------------------ match blocks
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from smtpproxy.config import Override
 from smtpproxy.net.reading import read
+from smtpproxy.policy.judge import Judge
+from smtpproxy.policy.rates import Counters
 
 LISTENER = '[[listener]]\nname = "mx"\nlisten = "127.0.0.1:0"\nserver = "127.0.0.1:9"\n'
 DENY = '[[rule]]\nname = "{}"\nwhy = "a test"\nextension = "{}"\nthen = "deny"\n'
@@ -46,6 +48,18 @@ def test_a_block_with_rules_has_a_judge_of_its_own(tmp_path: Path) -> None:
     assert general is not own
     assert "BDAT" in own.commands
     assert "BDAT" not in general.commands
+
+
+def test_all_that_is_read_counts_in_what_it_is_given(tmp_path: Path) -> None:
+    """Of all workers, and of what is read later: so a reload forgets nothing."""
+    blocks = '[[match]]\nname = "own"\nports = [587]\nrules = ["own.toml"]\n'
+    path = put(tmp_path, f"{LISTENER}{blocks}", own=DENY.format("no-dsn", "DSN"))
+    counters = Counters(64)
+    for _ in range(2):
+        setup = read(path, counters=counters).setup
+        assert setup is not None
+        judges = [judge for judge in setup.judges.values() if isinstance(judge, Judge)]
+        assert [judge.counters is counters for judge in judges] == [True, True]
 
 
 @pytest.mark.parametrize(

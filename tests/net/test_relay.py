@@ -29,7 +29,7 @@ CLOSED = "link-close"
 class Whole(PassAll):
     """Everything is held back to be looked at, and passed."""
 
-    def depth(self, transaction: Transaction) -> Depth:
+    def depth(self, transaction: Transaction, session: Session) -> Depth:
         """All of it."""
         return Depth.WHOLE
 

@@ -744,3 +744,30 @@ async def test_a_clock_that_is_set_is_followed(
         service.close()
         os.close(descriptor)
     assert json.loads((tmp_path / "audit").read_text())["at"].startswith("2033-05-18T03:33:")
+
+
+# ----------------------------------------------------------------------------------------------------- the quarantine
+
+
+async def test_mails_are_kept_where_it_is_configured(tmp_path: Path) -> None:
+    """It is made before the worker is ready, and looked after from then on."""
+    (tmp_path / "q").mkdir()
+    left = tmp_path / "q" / "new" / "20251123T101500Z-0123456789ab.eml"
+    left.parent.mkdir()
+    left.write_bytes(b"left by a crash")
+    config = _config(1, quarantine={"directory": str(tmp_path / "q"), "mails": 7})
+    async with preparing(config, tmp_path / "audit.jsonl") as made:
+        assert await made.said() == READY
+        assert {path.name for path in (tmp_path / "q").iterdir()} == {"tmp", "new", "released", "lock"}
+        await made.accepts()
+        await until(lambda: not left.exists(), "nobody looks after it")
+        made.tell(Order.STOP)
+        assert await made.ended() == 0
+
+
+async def test_without_a_place_for_mails_it_does_not_start(tmp_path: Path) -> None:
+    config = _config(1, quarantine={"directory": str(tmp_path / "no" / "where")})
+    async with preparing(config, tmp_path / "audit.jsonl") as made:
+        why = f"FAILED 2 the quarantine {tmp_path}/no/where can't be opened: No such file or directory"
+        assert await made.said() == why.encode()
+        assert await made.ended() == 2

@@ -1,0 +1,1 @@
+"""The quarantine: the store, and sending its mails on."""
