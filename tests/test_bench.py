@@ -91,3 +91,21 @@ def test_handshakes_are_measured() -> None:
         "minted, 3 servers, each for the first time",
     ]
     assert all(len(row) == 5 for row in rows)
+
+
+def test_rules_and_replays_are_measured() -> None:
+    """What a verb pays without rules and with them, and how long loading and replaying takes: each has its row."""
+    short = ["--rounds", "1", "--times", "1", "--entries", "100", "--exchanges", "500"]
+    argv = [sys.executable, str(REPOSITORY / "bench" / "rules.py"), *short]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert rows[0] == ["µs of CPU", "without", "more with rules", "×"]
+    titles = [row[0] for row in rows]
+    assert [title for title in titles if title.startswith(("a verb", "a recipient"))] == titles[2:5]
+    assert [title.partition(" of ")[0] for title in titles[7:]] == [
+        "loading 2000 rules",
+        "loading 200 rules and three lists",
+        "replay",
+        "replay",
+    ]
