@@ -1,0 +1,1 @@
+"""The rules that come with smtpproxy, and the page on testing rules."""
