@@ -1,4 +1,4 @@
-"""The command line: `smtpproxy serve`, `check`, `status`, `nft`, `doctor`, `ca`, `explain`, `demo` and `completion`.
+"""The command line: `smtpproxy serve`, `check`, `status` and all that `smtpproxy --help` lists.
 
 This is where the floors are wired together, and nothing else happens here: a command reads its options, calls what
 does the work, prints, and ends with one of the exit codes below. What is heavy to import is imported by the command
@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import get_completion_class
 
 from smtpproxy import __version__
 from smtpproxy.ca_cli import ca as ca_group
+from smtpproxy.explain_cli import explain
 from smtpproxy.gateway_cli import doctor, nft
+from smtpproxy.quarantine_cli import quarantine
+from smtpproxy.rules_cli import rules as rules_group
 from smtpproxy.status_cli import status
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ Exit codes:
 
 
 @click.group(
-    commands=[ca_group, nft, doctor, status],
+    commands=[ca_group, nft, doctor, quarantine, rules_group, status, explain],
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -220,6 +223,7 @@ def serve(
     """
     from smtpproxy.config import Override
     from smtpproxy.net.reading import read
+    from smtpproxy.policy.rates import Counters
 
     listeners = [{"name": f"smtp-{number}", "listen": where} for number, where in enumerate(listen, 1)]
     options = [
@@ -246,8 +250,10 @@ def serve(
     ]
     given = [Override(*option) for option in options if option[1] not in (None, [])]
 
+    counters = Counters()  # of all workers there will be: a reload forgets nothing that was counted
+
     def load() -> "Setup | None":
-        found = read(config, given, rules=_paths(rules), shipped=not no_shipped_rules)
+        found = read(config, given, rules=_paths(rules), shipped=not no_shipped_rules, counters=counters)
         _complain(found.problems)
         if found.setup is not None:
             _set_up_log(found.setup.config.log.level, found.setup.config.log.format)
@@ -305,50 +311,6 @@ def check(config: Path | None, rules: Sequence[str], as_json: bool) -> None:
         if ok:
             click.echo(f"ok: {_count(listeners, 'listener')}, {_count(found.rules, 'rule')}")
     sys.exit(0 if ok else WRONG)
-
-
-def _complete_name(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    from smtpproxy.explain import names
-
-    return [CompletionItem(name, help=what) for name, what in names() if name.startswith(begun.upper())]
-
-
-@cli.command(short_help="Tell what is known of a verb, keyword, parameter or reply code.")
-@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=_complete_name)
-@click.option("--list", "as_list", is_flag=True, help="All the names that can be explained.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
-def explain(names: Sequence[str], as_list: bool, as_json: bool) -> None:
-    """Tell what is known of a verb, EHLO keyword, parameter or reply code.
-
-    What it is for, its grammar, what it does to the session, what smtpproxy does with it when no rule says otherwise
-    and why, and where it is documented.
-
-    \b
-    Examples:
-      smtpproxy explain BDAT
-      smtpproxy explain xexch50 552
-      smtpproxy explain --list
-      smtpproxy explain AUTH --json | jq '.parts[].default'
-    """
-    from smtpproxy import explain as registry
-
-    if as_list == bool(names):
-        raise click.UsageError("Say a NAME, or --list.")
-    if as_list:
-        for name, what in registry.names():
-            click.echo(json.dumps({"name": name, "is": what}) if as_json else f"{name:<20} {what}")
-        return
-    told, unknown = [], []
-    for name in names:
-        try:
-            told.append(json.dumps(registry.explain_json(name)) + "\n" if as_json else registry.explain(name))
-        except registry.UnknownName as error:
-            unknown.append(f"smtpproxy: {error}" + (f" (nearest: {', '.join(error.nearest)})" if error.nearest else ""))
-    click.echo(("" if as_json else "\n").join(told), nl=False)
-    for line in unknown:
-        click.echo(line, err=True)
-    if unknown:
-        sys.exit(WRONG)
 
 
 @cli.command()

@@ -2,19 +2,27 @@
 
 - docs/commands.md and docs/anomalies.md are made from the registries, docs/configuration.md from the models of
   `config`. They say what the rows and the models say and nothing else; a test keeps them current.
+- docs/rules.md is written by hand, but for what stands between `<!-- generated: NAME -->` and `<!-- /generated -->`:
+  fields, functions, and what can be done where, made from the tables of `policy`.
 - Whoever wants to change a sentence of them changes the row, the setting, or the words in `explain`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from inspect import cleandoc
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic.fields import FieldInfo
 
 from smtpproxy import explain
 from smtpproxy.config import TABLES, Config, keys_of
+from smtpproxy.explain_rules import SUBJECT_WORDS
+from smtpproxy.policy.fields import FIELDS
+from smtpproxy.policy.functions import CELS, OWN, Function
+from smtpproxy.policy.subjects import TABLE, Act
 from smtpproxy.smtp.anomalies import CLOSES, NOTED
 from smtpproxy.smtp.registry.extensions import EXTENSIONS
 from smtpproxy.smtp.registry.parameters import PARAMETERS
@@ -25,6 +33,8 @@ from smtpproxy.smtp.registry.verbs import VERBS
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 ANOMALIES_PAGE = PAGE.with_name("anomalies.md")
 CONFIGURATION_PAGE = PAGE.with_name("configuration.md")
+RULES_PAGE = PAGE.with_name("rules.md")
+_BLOCK = re.compile(r"(<!-- generated: ([a-z]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
 _HEAD = """\
 # SMTP commands: every verb, keyword, parameter and reply code
@@ -92,6 +102,7 @@ def main() -> None:
     PAGE.write_text(commands_page(), encoding="utf-8")
     ANOMALIES_PAGE.write_text(anomalies_page(), encoding="utf-8")
     CONFIGURATION_PAGE.write_text(configuration_page(), encoding="utf-8")
+    RULES_PAGE.write_text(rules_page(RULES_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def anomalies_page() -> str:
@@ -102,6 +113,51 @@ def anomalies_page() -> str:
 def configuration_page() -> str:
     """The whole of docs/configuration.md."""
     return "\n".join((_CONFIGURATION_HEAD, *_settings()))
+
+
+def rules_page(page: str) -> str:
+    """docs/rules.md, with what is generated in it as it is today.
+
+    Raises:
+        KeyError: it asks for a block that there is none of.
+    """
+    return _BLOCK.sub(lambda block: f"{block[1]}\n{chr(10).join(BLOCKS[block[2]]())}\n{block[3]}", page)
+
+
+def _fields() -> Iterable[str]:
+    yield _table(
+        ("Field", "Type", "Known at", "What it is", "Example"),
+        (
+            (f"`{field.name}`", f"`{field.type.value}`", field.known.value, field.sentence, f"`{field.example}`")
+            for field in FIELDS.values()
+        ),
+    )
+
+
+def _functions() -> Iterable[str]:
+    yield "Ours:\n"
+    yield _table(("Function", "What it gives", "Example"), map(_function, OWN))
+    yield "CEL's, among others:\n"
+    yield _table(("Function", "What it gives", "Example"), map(_function, CELS))
+
+
+def _function(function: Function) -> Sequence[str]:
+    return f"`{function.signature}`", function.sentence, f"`{function.example}`"
+
+
+def _acts() -> Iterable[str]:
+    yield _table(
+        ("on", *(f"`{act.value}`" for act in Act)),
+        ((f"**{group.value}**", *("●" if act in acts else "" for act in Act)) for group, acts in TABLE.items()),
+    )
+    for group, acts in TABLE.items():
+        yield f"**{group.value}**. {SUBJECT_WORDS[group]}\n"
+        yield _table(("Act", "What it does there"), ((f"`{act.value}`", words) for act, words in acts.items()))
+
+
+BLOCKS: Mapping[str, Callable[[], Iterable[str]]] = MappingProxyType(
+    {"fields": _fields, "functions": _functions, "acts": _acts}
+)
 
 
 def _anomalies() -> Iterable[str]:

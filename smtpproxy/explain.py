@@ -156,8 +156,10 @@ _WIDTH = 100
 class UnknownName(Exception):  # noqa: N818 - it is named for what is unknown
     """No registry knows the name; `nearest` holds the names most like it, the nearest first."""
 
-    def __init__(self, name: str, nearest: tuple[str, ...]) -> None:
-        super().__init__(f"{name}: not a verb, keyword, parameter or reply code that smtpproxy knows")
+    def __init__(
+        self, name: str, nearest: tuple[str, ...], what: str = "a verb, keyword, parameter or reply code"
+    ) -> None:
+        super().__init__(f"{name}: not {what} that smtpproxy knows")
         self.name = name
         self.nearest = nearest
 
@@ -172,14 +174,22 @@ class Part:
 
 def explain(name: str) -> str:
     """All that is known of `name`, for a person."""
-    key, parts = _parts(name)
-    return "\n\n".join(_text(key, part) for part in parts) + "\n"
+    return text_of(*_parts(name))
 
 
 def explain_json(name: str) -> dict[str, object]:
     """All that is known of `name`, for a program: the same facts as in the text."""
-    key, parts = _parts(name)
-    return {"name": key, "parts": [{"kind": part.kind} | _values(part.facts) for part in parts]}
+    return json_of(*_parts(name))
+
+
+def text_of(name: str, parts: Iterable[Part]) -> str:
+    """What a name is, for a person."""
+    return "\n\n".join(_text(name, part) for part in parts) + "\n"
+
+
+def json_of(name: str, parts: Iterable[Part]) -> dict[str, object]:
+    """What a name is, for a program."""
+    return {"name": name, "parts": [{"kind": part.kind} | _values(part.facts) for part in parts]}
 
 
 def names() -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # ------------------------------------------------------------------------------------------------------------ help
 
-COMMANDS = ["serve", "check", "status", "nft", "doctor", "ca", "explain", "demo", "completion"]
+COMMANDS = ["serve", "check", "rules", "quarantine", "status", "nft", "doctor", "ca", "explain", "demo", "completion"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
@@ -185,6 +185,19 @@ def test_an_unknown_name_ends_with_2_and_the_nearest_names() -> None:
     assert result.stdout.startswith("AUTH (verb)")
     assert result.stderr.startswith("smtpproxy: bdta: not a verb, keyword, parameter or reply code")
     assert "(nearest: DATA, BDAT)" in result.stderr
+
+
+def test_explain_tells_what_rules_are_made_of() -> None:
+    assert run("explain", "field", "rcpt.domain").stdout.startswith("rcpt.domain (field)\n")
+    listed = run("explain", "act", "--json").stdout.splitlines()
+    assert run("explain", "act", "--list", "--json").stdout.splitlines() == listed
+    assert json.loads(listed[0])["name"] == "pass"
+    assert json.loads(run("explain", "function", "rate", "--json").stdout)["name"] == "rate"
+    result = run("explain", "subject", "RCPTT", "connect")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("connect (subject)\n")
+    assert "RCPTT: not a subject that smtpproxy knows (nearest: RCPT" in result.stderr
+    assert run("explain", "field", "--list", "rcpt.domain").exit_code == 2
 
 
 def test_explain_wants_a_name_or_list() -> None:
@@ -361,7 +374,7 @@ def test_serve_obeys_the_file(site: Path, service: dict[str, Any]) -> None:
 def test_the_number_of_recipients_is_told_to_clients(site: Path, service: dict[str, Any]) -> None:
     (site / "smtpproxy.toml").write_text(LISTENER + "[limits]\nrecipients = 7\n")
     run("serve", "--config", "smtpproxy.toml")
-    assert service["judge"]._recipients == 7
+    assert service["judge"]._base._recipients == 7
 
 
 def test_serve_tells_every_problem_and_ends_with_2(site: Path, service: dict[str, Any]) -> None:

@@ -87,6 +87,11 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert load(tmp_path, '[audit]\nfile = "-"\n' + LISTENER).audit.file == "-"
 
 
+def test_a_set_of_shipped_rules_is_no_path(tmp_path: Path) -> None:
+    config = load(tmp_path, 'rules = ["set:size", "site.toml"]\n' + LISTENER)
+    assert config.rules == ("set:size", str(tmp_path / "site.toml"))
+
+
 def test_a_path_is_told_without_the_way_back(tmp_path: Path) -> None:
     """What stands behind the last `..` stays as it is: links that are renewed (certificates) must not be followed once
     and for all. A link before it is followed, as the system does."""

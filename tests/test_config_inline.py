@@ -429,7 +429,7 @@ def test_a_clients_own_address_towards_a_server_of_the_other_family(
 
 def test_rules_and_files_of_a_block_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "rules").mkdir()
-    text = LISTENER + MATCH + 'ports = [25]\nrules = ["rules", "x.toml"]\n[match.tls]\nroots = "r.pem"\n'
+    text = LISTENER + MATCH + 'ports = [25]\nrules = ["rules", "x.toml", "set:size"]\n[match.tls]\nroots = "r.pem"\n'
     assert [one.replace(f"{tmp_path}/", "") for one in mistakes(tmp_path, text)] == [
         'smtpproxy.toml:8:19: match 1 "few": rules 2: rules x.toml: no such file or directory',
         'smtpproxy.toml:10:9: match 1 "few": tls.roots: roots r.pem: no such file or directory',
@@ -476,6 +476,7 @@ def test_who_the_processes_are_to_be_must_be_known_here(tmp_path: Path) -> None:
         (GATE + 'server = "mx.example"\nreach = ["10.0.0.0/8"]\n', "reach: has no effect: everything goes to `server`"),
         (GATE + 'reach = ["10.0.0.0/8"]\n', None),
         (LISTENER + "proxy_only = true\n", "proxy_only: has no effect: it is about `proxy_from`, which is not said"),
+        (LISTENER + "[quarantine]\nmails = 3\n", "quarantine.mails: has no effect: it is about `directory`"),
         (LISTENER + "proxy_only = false\n", "proxy_only: has no effect"),
         (LISTENER + 'proxy_only = true\nproxy_from = ["10.0.0.1"]\n', None),
         (GATE + "[listener.intercept]\nports = [25, 587, 25]\n", "intercept.ports 3: 25 stands there already"),

@@ -11,7 +11,18 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from smtpproxy.config import TABLES, Config, ConfigError, Endpoint, Mistake, Override, files, keys_of, load_config
+from smtpproxy.config import (
+    TABLES,
+    Config,
+    ConfigError,
+    Endpoint,
+    Mistake,
+    Override,
+    exposed,
+    files,
+    keys_of,
+    load_config,
+)
 from smtpproxy.config.paths import NamedFile, Use, trouble
 from smtpproxy.config.tls import Verify, hello_of, listener_mistakes, machine_address, machine_hello
 from smtpproxy.config.values import is_hello
@@ -490,6 +501,7 @@ def test_every_setting_that_names_a_file_is_relative_to_the_configuration() -> N
         ("tls",): ["keylog"],
         ("ca",): ["directory", "passphrase_file"],
         ("audit",): ["file"],
+        ("quarantine",): ["directory"],
     }
 
 
@@ -669,3 +681,31 @@ def test_the_machine_is_asked_for_its_name_only_where_it_is_said(
     """It may take seconds where DNS does not answer."""
     (listener,) = load(tmp_path, f'{TLS}client = "{client}"\nserver = "{server}"\n').listeners
     assert listener.posture().hello.decode() == (machine_hello() if speaks else Posture().hello.decode())
+
+
+# -------------------------------------------------------------------------------------------------------- quarantine
+
+
+def test_where_mails_are_kept_is_looked_at(site: Path) -> None:
+    kept = LISTENER + '[quarantine]\ndirectory = "kept"\n'
+    assert load(site, kept).quarantine.directory == str(site / "kept")
+    (site / "kept").mkdir(0o700)
+    load(site, kept)
+    (site / "kept").rmdir()
+    (site / "kept").touch()
+    (found,) = mistakes(site, kept)
+    assert found.endswith(f"quarantine.directory: quarantine {site}/kept: is not a directory")
+    (found,) = mistakes(site, kept.replace('"kept"', '"no/kept"'))
+    assert found.endswith(f"quarantine.directory: quarantine {site}/no/kept: there is no such directory")
+
+
+def test_a_quarantine_that_others_can_read_is_told(site: Path) -> None:
+    (site / "kept").mkdir()
+    (site / "kept").chmod(0o755)
+    config = load(site, LISTENER + '[quarantine]\ndirectory = "kept"\n')
+    (found,) = exposed(config)
+    assert found.severity == "warning"
+    assert (found.message, found.expected) == (
+        f"quarantine {site}/kept: is open to others (mode 0755)",
+        f"`chmod 700 {site}/kept`",
+    )

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from smtpproxy.audit.lines import render
 from smtpproxy.cli import cli
 from smtpproxy.policy.load import load_rules
+from smtpproxy.policy.rules import ExtensionRule
 from smtpproxy.session.records import AuditRecord, Kind
 from smtpproxy.session.session import Session
 from smtpproxy.session.verdicts import PassAll
@@ -31,12 +32,16 @@ WHOLE = (
 )  # fmt: skip
 
 
-def test_the_rule_of_the_readme_loads(tmp_path: Path) -> None:
-    (example,) = (block for block in re.findall(r"```toml\n(.*?)```", README, re.DOTALL) if "[[rule]]" in block)
-    (tmp_path / "site.toml").write_text(example)
+def test_the_rules_of_the_readme_load(tmp_path: Path) -> None:
+    examples = [block for block in re.findall(r"```toml\n(.*?)```", README, re.DOTALL) if "[[rule]]" in block]
+    (tmp_path / "site.toml").write_text("\n".join(examples))
     loaded = load_rules([tmp_path / "site.toml"])
     assert loaded.problems == ()
-    assert loaded.rules[-1].limit == 25 * 2**20
+    found = {rule.name: rule for rule in loaded.rules}
+    size = found["size-25m"]
+    assert isinstance(size, ExtensionRule)
+    assert size.limit == 25 * 2**20
+    assert "no-programs" in found
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tls.md"])
@@ -55,10 +60,10 @@ def test_the_tls_table_of_the_page_is_one(page: str, tmp_path: Path) -> None:
 
 def test_the_commands_of_the_readme_are_commands() -> None:
     """Each with an option it has; `explain` for real."""
-    lines = re.findall(r"^smtpproxy (\w+)([^#\n]*)", README, re.MULTILINE)
-    assert {name for name, _ in lines} == {"serve", "explain", "check", "nft", "doctor"}
+    lines = re.findall(r"^smtpproxy (rules \w+|\w+)([^#\n]*)", README, re.MULTILINE)
+    assert {name.partition(" ")[0] for name, _ in lines} == {"serve", "explain", "check", "nft", "doctor", "rules"}
     for name, rest in lines:
-        help_text = CliRunner().invoke(cli, [name, "--help"]).output
+        help_text = CliRunner().invoke(cli, [*name.split(), "--help"]).output
         assert all(option in help_text for option in re.findall(r"--[a-z-]+", rest)), (name, rest)
     assert "MS03-046" in CliRunner().invoke(cli, ["explain", "XEXCH50"]).output
 

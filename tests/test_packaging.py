@@ -66,12 +66,14 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         "smtpproxy",
         f"smtpproxy-{smtpproxy.__version__}.dist-info",
     }
-    rules = {f"smtpproxy/rules/{path.name}" for path in (REPO / "rules").glob("*.toml")}
-    assert rules
-    assert {"smtpproxy/py.typed", *rules} <= names
+    rules = {f"smtpproxy/{path.relative_to(REPO).as_posix()}" for path in (REPO / "rules").rglob("*") if path.is_file()}
+    assert {Path(name).suffix for name in rules} >= {".toml", ".play"}
+    assert any(name.startswith("smtpproxy/rules/sets/") for name in rules)
+    assert {name for name in names if name.startswith("smtpproxy/rules/")} == rules
+    assert "smtpproxy/py.typed" in names
     sources = {path.relative_to(REPO).as_posix() for path in (REPO / "smtpproxy").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
-    assert not [name for name in names if "/test" in name or name.endswith((".pyc", ".lock"))]
+    assert not [name for name in names if "/tests/" in name or "/test_" in name or name.endswith((".pyc", ".lock"))]
 
 
 def test_the_same_source_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
