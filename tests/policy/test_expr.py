@@ -408,7 +408,7 @@ def test_rules_about_extensions() -> None:
 def test_a_regular_expression_takes_linear_time() -> None:
     session = a_session()
     session.client.hello = b"a" * 26 + b"b"
-    begun = time.perf_counter()
+    begun = time.process_time()
     view = about("RCPT TO:<b@y.example>", session)
     a_mail(session)
     for source in (
@@ -417,7 +417,7 @@ def test_a_regular_expression_takes_linear_time() -> None:
         'lower(client.hello).matches("^(a+)+$")',
     ):
         assert not holds(source, view)
-    assert time.perf_counter() - begun < 5  # exponential would be minutes
+    assert time.process_time() - begun < 5  # exponential would be minutes
 
 
 @pytest.mark.parametrize(
@@ -434,10 +434,10 @@ def test_loops_come_to_an_end(source: str) -> None:
     session = a_session()
     a_mail(session, b"a@x.example", *(b"r%d@y.example" % i for i in range(2500)))
     hundred = "[" + ", ".join(map(str, range(100))) + "]"
-    begun = time.perf_counter()
+    begun = time.process_time()
     why = failing(source.replace("LIST", hundred), about("RCPT TO:<b@y.example>", session))
     assert why.startswith(("Iteration budget exceeded", "filter or map of", "10000 turns"))
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_a_hundred_thousand_recipients_fail_closed() -> None:
