@@ -11,13 +11,15 @@ import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from smtpproxy.columns import printable, table
 
 if TYPE_CHECKING:
     from smtpproxy.quarantine.sending import Encryption
@@ -149,7 +151,7 @@ def list_(
             click.echo(json.dumps({**mail.record, "name": mail.name, "state": mail.state}))
     elif found:
         rows = [_row(mail) for mail in found]
-        click.echo("\n".join(_table(("NAME", "RULE", "OCTETS", "FROM", "TO"), rows)))
+        click.echo("\n".join(table(("NAME", "RULE", "OCTETS", "FROM", "TO"), rows)))
 
 
 def _fits(pattern: str, addresses: object) -> bool:
@@ -216,12 +218,12 @@ def show(config: Path | None, directory: Path | None, content: bool, as_json: bo
     click.echo()
     section = header.partition(b"\r\n\r\n")[0]
     for line in section.decode("utf-8", "replace").split("\r\n"):
-        click.echo(_printable(line))
+        click.echo(printable(line))
 
 
 def _plain(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return _printable(text)
+    return printable(text)
 
 
 # ------------------------------------------------------------------------------------------------------------ release
@@ -356,7 +358,7 @@ def _each(names: Sequence[str], act: Callable[[str], str]) -> None:
     failed = False
     for name in dict.fromkeys(names):
         try:
-            click.echo(f"{name} {_printable(act(name))}")
+            click.echo(f"{name} {printable(act(name))}")
         except NotSent as error:
             click.echo(f"smtpproxy: {name} was not released: {error}", err=True)
             failed = True
@@ -403,18 +405,6 @@ def _directory_of(config: Path) -> Path:
     return config.parent / directory
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    lines = [tuple(heads), *(tuple(map(_printable, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        yield "  ".join(cells).rstrip()
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _fail(why: object, code: int = WRONG) -> NoReturn:
-    click.echo(f"smtpproxy: {_printable(str(why))}", err=True)
+    click.echo(f"smtpproxy: {printable(str(why))}", err=True)
     sys.exit(code)

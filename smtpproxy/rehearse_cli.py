@@ -140,8 +140,9 @@ def replay(
     audit = _audit(against, since, until)
     given = _given(rules, config, shipped=not no_shipped_rules)
 
+    from smtpproxy.columns import printable
     from smtpproxy.proving.replay import Replay
-    from smtpproxy.proving.showing import printable, replay_json, replayed
+    from smtpproxy.proving.showing import replay_json, replayed
 
     player = Replay(given.rules, limits=given.limits, examples=examples)
     with _reading(audit, "replaying") as tick:
@@ -238,8 +239,9 @@ def report(
     """
     audit = _audit(against, since, until)
 
+    from smtpproxy.columns import printable
     from smtpproxy.proving.report import report as make
-    from smtpproxy.proving.showing import printable, report_json, reported
+    from smtpproxy.proving.showing import report_json, reported
 
     with _reading(audit, "reading") as tick:
         found = make(_ticking(audit, tick), examples=examples)
@@ -290,9 +292,10 @@ def explain(
     audit = _audit(against, None, None)
     given = _given(rules, config, shipped=not no_shipped_rules)
 
+    from smtpproxy.columns import printable
     from smtpproxy.proving.explaining import explain as make
     from smtpproxy.proving.history import sessions
-    from smtpproxy.proving.showing import explain_json, explained, printable
+    from smtpproxy.proving.showing import explain_json, explained
 
     with _reading(audit, "reading") as tick:
         wanted = _ticking(audit, tick)

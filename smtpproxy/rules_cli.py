@@ -6,12 +6,13 @@ Nothing is served and nobody is asked. What is heavy to import is imported by th
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from smtpproxy.columns import count, printable, table
 from smtpproxy.rehearse_cli import explain, replay, report
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def list_rules(
             click.echo(json.dumps(_as_json(one)))
         return
     rows = [(one.name, _about(one), one.mode, " ".join(_tags(one)), str(one.source), _remark(one)) for one in shown]
-    for line in _table(("NAME", "ON", "MODE", "TAGS", "FROM", ""), rows):
+    for line in table(("NAME", "ON", "MODE", "TAGS", "FROM", ""), rows):
         click.echo(line)
 
 
@@ -288,21 +289,21 @@ def _tell(result: "Result") -> None:
     """One line a case; what is wrong with it below."""
     click.echo(f"{'FAIL' if result.wrong else 'pass'}  {result.case.where}: {result.case.name}")
     for line in result.wrong.splitlines():
-        click.echo(f"      {_printable(line)}")
+        click.echo(f"      {printable(line)}")
 
 
 def _sum_up(results: "Sequence[Result]", covered: "Sequence[Covered]", strict: bool, whole: bool) -> None:
     failed = sum(bool(result.wrong) for result in results)
     seconds = sum(result.seconds for result in results)
     click.echo()
-    click.echo(f"{_count(len(results), 'case')}: {len(results) - failed} passed, {failed} failed, in {seconds:.2f} s")
+    click.echo(f"{count(len(results), 'case')}: {len(results) - failed} passed, {failed} failed, in {seconds:.2f} s")
     with_test = sum(bool(one.cases) for one in covered)
     if covered:
         percent = with_test * 100 // len(covered)
-        click.echo(f"{_count(len(covered), 'rule')}: {with_test} tested ({percent} %)")
+        click.echo(f"{count(len(covered), 'rule')}: {with_test} tested ({percent} %)")
     if whole:
         rows = [(one.rule.name, str(one.rule.source), *_shown(one)) for one in covered]
-        for line in _table(("RULE", "FROM", "CASES", "SHOWN AS", "IN"), rows):
+        for line in table(("RULE", "FROM", "CASES", "SHOWN AS", "IN"), rows):
             click.echo(f"  {line}")
         return
     word = "FAIL" if strict else "note"
@@ -334,19 +335,3 @@ def _give_up(problems: "Iterable[Problem]") -> NoReturn:
     for problem in problems:
         click.echo(problem.show(), err=True)
     sys.exit(WRONG)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lines, with columns as wide as what is in them."""
-    lines = [tuple(heads), *(tuple(map(_printable, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

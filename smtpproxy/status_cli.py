@@ -10,12 +10,14 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+
+from smtpproxy.columns import count, table
 
 if TYPE_CHECKING:
     from smtpproxy.net.control import Status, Worker
@@ -104,13 +106,13 @@ def _shown(now: "Status", wall: float) -> Iterator[str]:
     yield f"smtpproxy {now.version}, pid {now.pid}: {now.state}, since {_when(now.since, wall)}"
     if now.loaded:
         yield f"configuration read {_when(now.loaded, wall)}, generation {now.generation}"
-    yield _summary(now) + (f"; {_count(now.restarts, 'worker')} had to be replaced" if now.restarts else "")
+    yield _summary(now) + (f"; {count(now.restarts, 'worker')} had to be replaced" if now.restarts else "")
     yield ""
     heads = ("PID", "STATE", "GENERATION", "SESSIONS", "ACCEPTED", "UPTIME", "LAST BEAT")
-    yield from _table(heads, map(_worker, now.workers), right=(0, 2, 3, 4))
+    yield from table(heads, map(_worker, now.workers), right=(0, 2, 3, 4))
     yield ""
     bound = [(one.name, one.mode, " ".join(one.addresses), one.server or "where clients go") for one in now.listeners]
-    yield from _table(("LISTENER", "MODE", "LISTENS ON", "SERVER"), bound)
+    yield from table(("LISTENER", "MODE", "LISTENS ON", "SERVER"), bound)
 
 
 def _worker(one: "Worker") -> tuple[str, ...]:
@@ -122,22 +124,7 @@ def _worker(one: "Worker") -> tuple[str, ...]:
 def _summary(now: "Status") -> str:
     states = Counter(worker.state for worker in now.workers)
     workers = ", ".join(f"{number} {state}" for state, number in states.items()) or "none"
-    return f"workers: {workers}; {_count(now.sessions, 'session')}, {now.accepted} accepted"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> Iterator[str]:
-    """Lines, with columns as wide as what is in them; what is no text for a terminal is shown as ?."""
-    lines = [
-        tuple(heads),
-        *(tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
+    return f"workers: {workers}; {count(now.sessions, 'session')}, {now.accepted} accepted"
 
 
 def _when(at: float, wall: float) -> str:
@@ -154,10 +141,6 @@ def _lasting(seconds: float) -> str:
     if minutes < 1440:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _fail(why: object, code: int = WRONG) -> NoReturn:

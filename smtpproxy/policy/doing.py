@@ -67,18 +67,10 @@ def _path(address: bytes) -> Path:
 
 def _read(command: Command, line: bytes) -> Command:
     """What a line of ours says: it must be the same verb, and strict."""
-    made = parse_command(line.rstrip(b" ") + b"\r\n") if line.isascii() or _utf8(line) else None
+    made = parse_command(line.rstrip(b" ") + b"\r\n")
     if not isinstance(made, Command) or made.verb is not command.verb or made.leniencies:
         raise ValueError(f"not an argument of {command.verb.name}")
     return made
-
-
-def _utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def retold(reply: Reply, rewrite: RewriteReply, view: "View", *, listing: bool) -> Reply | OwnReply:

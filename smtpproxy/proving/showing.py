@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from smtpproxy.columns import count, table
 from smtpproxy.proving.explaining import Explained, Shown, values_shown
 from smtpproxy.proving.replay import OfRule as Replayed
 from smtpproxy.proving.replay import Result
@@ -14,16 +15,16 @@ from smtpproxy.proving.steps import Kind
 
 def replayed(result: Result) -> Iterator[str]:
     """A replay, in lines."""
-    sessions, exchanges = _count(result.sessions, "session"), _count(result.exchanges, "exchange")
-    yield f"replayed {sessions}, {exchanges}, {_count(result.mails, 'mail')}{_period(result.first, result.last)}"
+    sessions, exchanges = count(result.sessions, "session"), count(result.exchanges, "exchange")
+    yield f"replayed {sessions}, {exchanges}, {count(result.mails, 'mail')}{_period(result.first, result.last)}"
     share = f" ({result.differing * 100 / result.exchanges:.2g} %)" if result.differing else ""
     follows = f"; {result.follows:,} more only follow from that" if result.follows else ""
-    yield f"{_count(result.differing, 'exchange')}{share} would have another outcome{follows}"
+    yield f"{count(result.differing, 'exchange')}{share} would have another outcome{follows}"
     rules = sorted((one for one in result.rules.values() if one.name), key=lambda one: one.name)
     if rules:
         yield ""
         heads = ("RULE", *(kind.name for kind in Kind), "FOLLOWS", "CAN'T TELL")
-        yield from _table(heads, [_replay_row(one) for one in rules])
+        yield from table(heads, [_replay_row(one) for one in rules], right=range(1, len(heads)))
     for one in rules:
         for kind, examples in one.examples.items():
             if examples:
@@ -105,14 +106,14 @@ def replay_json(result: Result) -> dict[str, Any]:
 
 def reported(found: Report, rules: Sequence[Reported]) -> Iterator[str]:
     """A report, or some rules of it, in lines."""
-    sessions, exchanges = _count(found.sessions, "session"), _count(found.exchanges, "exchange")
+    sessions, exchanges = count(found.sessions, "session"), count(found.exchanges, "exchange")
     yield f"{sessions}, {exchanges}{_period(found.first, found.last)}"
     if not rules:
         yield "no rule had a say in any of them"
         return
     yield ""
     heads = ("RULE", "ENFORCED", "OBSERVED", "WOULD CHANGE", "CLIENTS", "SENDERS", "FIRST", "LAST")
-    yield from _table(heads, [_report_row(one) for one in rules], left=(0, 6, 7))
+    yield from table(heads, [_report_row(one) for one in rules], right=range(1, 6))
     for one in rules:
         yield ""
         if one.enforced:
@@ -246,13 +247,6 @@ def explain_json(found: Explained) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- both
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for line in (heads, *rows):
-        cells = enumerate(zip(line, widths, strict=True))
-        yield "  ".join(cell.ljust(width) if at in left else cell.rjust(width) for at, (cell, width) in cells).rstrip()
-
-
 def _period(first: datetime | None, last: datetime | None) -> str:
     return f" ({_when(first)} to {_when(last)} UTC)" if first is not None else ""
 
@@ -263,12 +257,3 @@ def _when(at: datetime | None) -> str:
 
 def _iso(at: datetime | None) -> str | None:
     return at.isoformat() if at is not None else None
-
-
-def printable(line: str) -> str:
-    """What is no text for a terminal as ?: peers chose some of it."""
-    return "".join(c if c.isprintable() else "?" for c in line)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
