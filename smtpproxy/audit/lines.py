@@ -1,5 +1,7 @@
 """A session's records as lines of JSON: one flat object a record, the same shape for every reader.
 
+Render gives the keys in two parts (entries.py): what is public, and what is about persons or what peers wrote.
+
 The four hops of an exchange are `asked`, `sent`, `got` and `told`. Most often what was sent is what was asked and what
 was told is what was got, so `sent` and `told` stand there only where they differ: `"sent": null` says that nothing went
 to the server, `"told": null` that nothing went to the client. docs/audit.md lists every key.
@@ -7,12 +9,15 @@ to the server, `"told": null` that nothing went to the client. docs/audit.md lis
 A secret never gets here: it is unprintable by type, and `describe` prints commands by their values (I8).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
 
 from smtpproxy.session.ledger import Exchange
 from smtpproxy.session.records import AuditRecord, Kind
-from smtpproxy.session.state import Transaction
+from smtpproxy.session.state import MAILS, Transaction
 from smtpproxy.smtp.commands import Command, Malformed, describe
 from smtpproxy.smtp.registry.rows import Verb
 from smtpproxy.smtp.replies import OwnReply, Reply
@@ -52,67 +57,165 @@ def path_text(path: Path) -> str:
     return f"{local}@{path.domain.decode('utf-8', 'backslashreplace')}" if path.domain else local
 
 
-def exchange_fields(exchange: Exchange) -> dict[str, Any]:
-    """The keys of one exchange."""
-    fields: dict[str, Any] = {"verb": exchange.verb.name, "asked": words(exchange.asked)}
-    sent, asked = exchange.sent, exchange.asked
-    if sent is not asked:
-        fields["sent"] = words(sent)
-    elif type(asked) is Command and asked.wire is not asked.line:
-        fields["sent"] = describe(asked._replace(line=asked.wire))
-    got: Reply | None = exchange.got
-    if got is not None:
-        fields["got"] = reply_text(got)
-    if exchange.replies_before:
-        fields["got_before"] = [str(reply) for reply in exchange.replies_before]
-    if exchange.told is not got or got is None:
-        fields["told"] = words(exchange.told)
-    if exchange.noise:
-        fields["noise"] = exchange.noise.decode("utf-8", "backslashreplace")
-    fields["action"] = exchange.action
-    if exchange.rule:
-        fields["rule"] = exchange.rule
-    if exchange.effects is not None:
-        fields.update(exchange.effects.shown())
-    if exchange.anomalies:
-        fields["anomalies"] = list(exchange.anomalies)
-    if exchange.octets:
-        fields["octets"] = exchange.octets
-    if exchange.transaction is not None:
-        fields["tx"] = exchange.transaction.number
-    return fields
+# Keys of a record that are about persons, or are what peers wrote; the others are public (entries.py).
+_ENDS: Final = frozenset({"client", "local", "peer", "destination", "proxy"})  # of links: no mail address is in them
+_PATHS: Final = frozenset({"mail", "rcpt", "rcpt_refused"})
+_TEXTS: Final = frozenset({"asked", "sent", "got", "told", "got_before", "noise", "reply", "each", "observed"})
+_HANDSHAKE: Final = frozenset({"sni", "ja4"})  # of one that failed; of one that did not, they stand in its `client`
+PERSONAL: Final = _ENDS | _PATHS | _TEXTS | _HANDSHAKE | {"identity", "message_id", "transcript"}
+_WRITTEN: Final = frozenset({Kind.VIOLATION, Kind.NOTE})  # their `why` may quote a peer
 
 
-def transaction_fields(transaction: Transaction) -> dict[str, Any]:
-    """The keys of one transaction, as far as it has come."""
-    fields: dict[str, Any] = {"tx": transaction.number, "mail": path_text(transaction.reverse_path)}
-    if transaction.recipients:
-        accepted = [path_text(r.path) for r in transaction.recipients if r.accepted]
-        refused = [path_text(r.path) for r in transaction.recipients if r.accepted is False]
-        if accepted:
-            fields["rcpt"] = accepted
-        if refused:
-            fields["rcpt_refused"] = refused
-    if transaction.digest:
-        fields["octets"] = transaction.size
-        fields["sha256"] = transaction.digest
-    if transaction.outcome is not None:
-        fields["reply"] = str(transaction.outcome)
-    return fields
+class Addresses(Protocol):
+    """Keeps the addresses of one session from being read."""
+
+    def path(self, path: Path) -> str:
+        """As `path_text`."""
+
+    def text(self, text: str) -> str:
+        """Every address in it replaced."""
+
+    def identity(self, text: str) -> str:
+        """A user name."""
+
+    def message_id(self, text: str) -> str:
+        """A Message-ID."""
 
 
-def render(record: AuditRecord) -> dict[str, Any]:
-    """One record as a flat object, without the session's own keys (id, sequence, wall time)."""
-    fields: dict[str, Any] = {"kind": record.kind.value}
+class Private(NamedTuple):
+    """What is done to what is personal before it is written anywhere.
+
+    Attributes:
+        addresses: replaced by this.
+        seal: makes octets unreadable but for an auditor; the second argument binds them to their record.
+    """
+
+    addresses: Addresses | None = None
+    seal: Callable[[bytes, bytes], str] | None = None
+
+
+def render(record: AuditRecord, line: dict[str, Any], private: Private | None = None) -> dict[str, Any]:
+    """One record as a flat object: what is public is added to `line`, what is personal is what comes back."""
+    line["kind"] = record.kind.value
+    personal: dict[str, Any] = {}
+    path = path_text if private is None or private.addresses is None else private.addresses.path
     if record.exchange is not None:
-        fields.update(exchange_fields(record.exchange))
-        fields["seconds"] = round(record.at - record.exchange.asked_at, 6)
+        _exchange(record.exchange, line, personal, path)
+        line["seconds"] = round(record.at - record.exchange.asked_at, 6)
     elif record.transaction is not None:
-        fields.update(transaction_fields(record.transaction))
+        _transaction(record.transaction, line, personal, path)
     if record.detail:
         for key, value in record.detail.items():
-            fields[key] = [(path_text(p), text) for p, text in value] if key == "each" else value
-    return fields
+            if key == "each":
+                personal[key] = [(path(one), text) for one, text in value]
+            elif key in PERSONAL or (key == "why" and record.kind in _WRITTEN):
+                personal[key] = value
+            else:
+                line[key] = value
+    return _kept_private(line, personal, private) if private is not None and personal else personal
 
 
-__all__ = ["Kind", "render"]
+def rendered(record: AuditRecord) -> dict[str, Any]:
+    """One record as a flat object, in one piece: for who looks at it here, and writes it nowhere."""
+    line: dict[str, Any] = {}
+    personal = render(record, line)
+    return line | personal
+
+
+def exchange_fields(exchange: Exchange) -> dict[str, Any]:
+    """The keys of one exchange, but for those that say when it was."""
+    line: dict[str, Any] = {}
+    personal: dict[str, Any] = {}
+    _exchange(exchange, line, personal, path_text)
+    return line | personal
+
+
+def _exchange(exchange: Exchange, line: dict[str, Any], personal: dict[str, Any], path: Callable[[Path], str]) -> None:
+    """The keys of one exchange."""
+    sent, asked, got, told = exchange.sent, exchange.asked, exchange.got, exchange.told
+    line["verb"] = exchange.verb.name
+    personal["asked"] = words(asked)
+    if sent is not asked:
+        personal["sent"] = words(sent)
+    elif type(asked) is Command and asked.wire is not asked.line:
+        personal["sent"] = describe(asked._replace(line=asked.wire))
+    if got is not None:
+        personal["got"] = reply_text(got)
+    if exchange.replies_before:
+        personal["got_before"] = [str(reply) for reply in exchange.replies_before]
+    if told is not got or got is None:
+        personal["told"] = words(told)
+    if exchange.noise:
+        personal["noise"] = exchange.noise.decode("utf-8", "backslashreplace")
+    line["action"] = exchange.action
+    if told is not None:
+        line["code"] = told.code
+        if told.code >= 400 and exchange.verb.name in MAILS and exchange.transaction is not None:
+            personal["mail"] = path(exchange.transaction.reverse_path)
+    if exchange.rule:
+        line["rule"] = exchange.rule
+    if exchange.effects is not None:
+        for key, value in exchange.effects.shown().items():
+            (personal if key in PERSONAL else line)[key] = value
+    if exchange.anomalies:
+        line["anomalies"] = list(exchange.anomalies)
+    if exchange.octets:
+        line["octets"] = exchange.octets
+    if exchange.transaction is not None:
+        line["tx"] = exchange.transaction.number
+    if exchange.got_at:
+        line["waited"] = round(exchange.got_at - exchange.sent_at, 6)
+
+
+def _transaction(
+    transaction: Transaction, line: dict[str, Any], personal: dict[str, Any], path: Callable[[Path], str]
+) -> None:
+    """The keys of one transaction, as far as it has come."""
+    line["tx"] = transaction.number
+    personal["mail"] = path(transaction.reverse_path)
+    if transaction.recipients:
+        accepted = [path(r.path) for r in transaction.recipients if r.accepted]
+        refused = [path(r.path) for r in transaction.recipients if r.accepted is False]
+        if accepted:
+            personal["rcpt"] = accepted
+        if refused:
+            personal["rcpt_refused"] = refused
+    if transaction.digest:
+        line["octets"] = transaction.size
+        line["sha256"] = transaction.digest
+        if transaction.message_id:
+            personal["message_id"] = transaction.message_id.decode("utf-8", "backslashreplace")
+    if transaction.outcome is not None:
+        line["code"] = transaction.outcome.code
+        personal["reply"] = str(transaction.outcome)
+
+
+def _kept_private(line: dict[str, Any], personal: dict[str, Any], private: Private) -> dict[str, Any]:
+    """What is personal, its transcript sealed for the auditor and then its addresses replaced; a transcript that nobody
+    seals has its addresses replaced like any other text."""
+    transcript = personal.pop("transcript", None)
+    if private.addresses is not None:
+        personal = {key: _replaced(key, value, private.addresses) for key, value in personal.items()}
+    if transcript is not None:
+        if private.seal is not None:
+            about = f"{line.get('session', '')}:{line.get('seq', 0)}".encode()
+            transcript = {"sealed": private.seal(msgspec.json.encode(transcript), about)}
+        elif private.addresses is not None:
+            transcript = {key: private.addresses.text(text) for key, text in transcript.items()}
+        personal["transcript"] = transcript
+    return personal
+
+
+def _replaced(key: str, value: Any, addresses: Addresses) -> Any:
+    """A value of a record with every address in it replaced; what was made of paths is so already."""
+    if key in _PATHS or key in _ENDS or value is None:
+        return value
+    if isinstance(value, str):
+        if key == "identity":
+            return addresses.identity(value)
+        return addresses.message_id(value) if key == "message_id" else addresses.text(value)
+    if isinstance(value, list | tuple):
+        return [_replaced("", one, addresses) for one in value]
+    if isinstance(value, dict):
+        return {name: _replaced("", one, addresses) for name, one in value.items()}
+    return value

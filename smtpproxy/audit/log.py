@@ -1,192 +1,109 @@
-"""The audit as JSON lines: one file (or standard output), appended to, one line a record.
+"""The audit of one process: the records of all its sessions, on their way to a file, a journal, or both.
 
 Records are collected during a turn of the driver and written together before any effect of them is sent (S8). Nothing
-is dropped: if the file can't be written, `flush` says so and keeps everything, and whoever drives the sessions waits.
-A line is only ever written once, and what was written of it when the disk filled up is gone on with.
-
-Several processes may write one file or pipe (`WriteLock`): each writes whole lines, and an end for one that was cut off
-when the process that wrote it was killed.
-
-`flush` never blocks. A pipe or socket (standard output under a service manager) is written only where the kernel says
-that there is room, a piece at a time, whether or not somebody made it non-blocking: a reader that hangs must not keep
-the proxy from hearing a signal.
+is dropped: if one of the places can't be written, `flush` says so and keeps everything, and whoever drives the sessions
+waits. Where mails are to be told 250 only when their record is on the disk, `flush` leaves `unsettled` behind, and who
+drives calls `settle` before anything is sent.
 """
 
-import contextlib
-import errno
-import fcntl
 import os
-import select
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
-from smtpproxy.audit.lines import render
-from smtpproxy.session.records import AuditRecord
+from smtpproxy.audit.appending import Appender
+from smtpproxy.audit.entries import salts
+from smtpproxy.audit.lines import Private, render
+from smtpproxy.session.records import AuditRecord, Kind
 
 VERSION = 1
-PIECE = 4096  # octets a pipe with room for any takes without blocking (POSIX: PIPE_BUF)
 PATIENT = 10  # flushes in a row that a full pipe may fail before that is trouble, or another process's turn
-TURNS = 50  # times that others are let go first, within one flush; a turn takes as long as a write
-_LINE_END = 10  # "\n", as bytes have it
-
-
-def open_file(path: str) -> int:
-    """The descriptor of an audit file, to be appended to. A line that was cut off by a crash is ended first.
-
-    Whoever writes a file holds it locked together with the others who do (after a restart the old process drains while
-    the new one writes). So the one who has it alone knows that a line without an end was left by a crash, and is not
-    being written just now.
-
-    Raises:
-        OSError: it can't be opened.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
-    try:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with open(path, "rb") as file:
-                    file.seek(max(os.fstat(descriptor).st_size - 1, 0))
-                    if file.read(1) not in (b"", b"\n"):
-                        os.write(descriptor, b"\n")
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-class WriteLock:
-    """Whose turn it is to write, among the processes that have the same file of memory: those that were forked from the
-    one that made it, and whoever is given its descriptor.
-
-    It is had from the first octet of a line to the last, be that several flushes. The kernel takes it from a process
-    that dies (fcntl(2): it belongs to the process, whatever was forked from it). One octet of the file tells whether
-    a line is begun: who finds it so, and has not begun one, knows that the line was cut off.
-
-    Args:
-        descriptor: of such a file. Not said: a new one is made. No copy of it may be closed while the lock is had.
-
-    Raises:
-        OSError: there can be none.
-    """
-
-    def __init__(self, descriptor: int = -1) -> None:
-        self._file = os.memfd_create("smtpproxy-audit") if descriptor < 0 else descriptor
-        if descriptor < 0:
-            os.write(self._file, b"\0")
-        self._begun = False  # by us
-
-    def fileno(self) -> int:
-        """To be passed on; it is close-on-exec if it was made here."""
-        return self._file
-
-    def take(self) -> bool:
-        """Our turn, from here to `leave`; True if a line was cut off, and needs an end first.
-
-        Raises:
-            BlockingIOError: it is another's, and will be for a while.
-        """
-        if self._begun:
-            return False
-        for _ in range(TURNS):
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-                return os.pread(self._file, 1, 0) == b"\1"
-            except BlockingIOError:
-                os.sched_yield()
-        raise BlockingIOError(errno.EAGAIN, "another worker is in the middle of a line")
-
-    def begin(self) -> None:
-        """Something is about to be written."""
-        if not self._begun:
-            os.pwrite(self._file, b"\1", 0)
-
-    def wrote(self, last: int) -> None:
-        """It was; this is its last octet."""
-        self._begun = last != _LINE_END
-        if not self._begun:
-            os.pwrite(self._file, b"\0", 0)
-
-    def wrote_nothing(self, *, cut_off: bool) -> None:
-        """It was not; all is as it was before."""
-        if not self._begun and not cut_off:
-            os.pwrite(self._file, b"\0", 0)
-
-    def leave(self) -> None:
-        """The next one's turn, unless we are in the middle of a line."""
-        if not self._begun:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1)
 
 
 class AuditLog:
     """Where the records of all sessions of one process go.
 
     Args:
-        descriptor: an open file descriptor; not closed here.
+        places: what is written to.
         wall: the time of day, in seconds since 1970, for a session's clock reading.
         trouble: told once when writing fails, and once (with None) when it goes on.
-        lock: of those who write there too.
+        salted: what is personal stands behind a salt (entries.py), as the store wants it.
+        durable: the place that has to be on the disk before a mail is told 250; None: no such place.
+        meter: told of each record, too.
     """
 
     def __init__(
         self,
-        descriptor: int,
+        places: Sequence[Appender],
         *,
         wall: Callable[[float], float],
         trouble: Callable[[OSError | None], None] = lambda error: None,
-        lock: WriteLock | None = None,
+        salted: bool = False,
+        durable: Appender | None = None,
+        meter: Callable[[AuditRecord], None] | None = None,
     ) -> None:
-        self._descriptor = descriptor
+        self._places = tuple(places)
         self._wall = wall
         self._trouble = trouble
-        self._lock = lock
+        self._salt = salts() if salted else None
+        self._durable = durable
+        self._meter = meter
         self._failures = 0  # in a row
         self._told = False
-        mode = os.fstat(descriptor).st_mode
-        self._poll: select.poll | None = None
-        if not stat.S_ISREG(mode):
-            self._poll = select.poll()
-            self._poll.register(descriptor, select.POLLOUT)
         self._pending: list[bytes] = []
-        self._rest = b""  # of what was written in part
-        self._at = 0  # where in it
+        self._unwritten = False  # something was given to the places, and not all of it is written
+        self._committed = False  # a mail's record is among it
+        self.unsettled = False
         self._sequence = 0
         self._encode = msgspec.json.Encoder().encode
 
-    def session(self, session_id: str) -> Callable[[AuditRecord], None]:
-        """The record function of one session."""
+    def session(self, session_id: str, private: Private | None = None) -> Callable[[AuditRecord], None]:
+        """The record function of one session; `private` keeps addresses or transcripts from being read."""
         append = self._pending.append
         encode = self._encode
         wall = self._wall
+        salt = self._salt
+        meter = self._meter
+        commit = Kind.COMMIT if self._durable is not None else None
 
         def record(item: AuditRecord) -> None:
+            if meter is not None:
+                meter(item)
             self._sequence += 1
-            line = {
+            line: dict[str, Any] = {
                 "v": VERSION,
                 "at": datetime.fromtimestamp(wall(item.at), UTC),
+                "up": round(item.at, 6),
                 "seq": self._sequence,
                 "session": session_id,
             }
-            line.update(render(item))
+            personal = render(item, line, private)
+            if personal:
+                if salt is not None:
+                    line["salt"] = salt()
+                line.update(personal)
             append(encode(line))
+            if item.kind is commit:
+                self._committed = True
 
         return record
 
     def flush(self) -> bool:
         """Write what was recorded; False if it could not be, and then nothing of it is lost."""
-        if not self._pending and not self._rest:
-            return True
         if self._pending:
             self._pending.append(b"")
-            self._rest = self._rest[self._at :] + b"\n".join(self._pending)
-            self._at = 0
+            octets = b"\n".join(self._pending)
             self._pending.clear()
+            for place in self._places:
+                place.add(octets)
+            self._unwritten = True
+        if not self._unwritten:
+            return True
         try:
-            self._write()
+            for place in self._places:
+                place.flush()
         except OSError as error:
             self._failures += 1
             patient = isinstance(error, BlockingIOError) and self._failures < PATIENT
@@ -194,49 +111,21 @@ class AuditLog:
                 self._told = True
                 self._trouble(error)
             return False
-        self._rest, self._at = b"", 0
+        self._unwritten = False
         self._failures = 0
+        if self._committed:
+            self._committed, self.unsettled = False, True
         if self._told:
             self._told = False
             self._trouble(None)
         return True
 
-    def _write(self) -> None:
-        """All that is left, or as much as there is room for.
+    def settle(self) -> None:
+        """Have on the disk what was flushed. It blocks: to be called from a thread of its own.
 
         Raises:
-            OSError: there is no room for more now; BlockingIOError if that is only because a reader is slow, or another
-                process has not finished.
+            OSError: the disk failed. What it has is unknown (fsync(2)); nothing may be told on the strength of it.
         """
-        if self._lock is None:
-            self._write_rest()
-            return
-        cut_off = self._lock.take()
-        try:
-            if cut_off:
-                self._put(b"\n", cut_off=True)
-            self._write_rest()
-        finally:
-            self._lock.leave()
-
-    def _write_rest(self) -> None:
-        rest = memoryview(self._rest)
-        while self._at < len(rest):
-            self._at += self._put(rest[self._at :])
-
-    def _put(self, octets: bytes | memoryview, *, cut_off: bool = False) -> int:
-        """How many of these there was room for, at least one."""
-        if self._poll is not None:
-            if not self._poll.poll(0):
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            octets = octets[:PIECE]
-        if self._lock is None:
-            return os.write(self._descriptor, octets)
-        self._lock.begin()
-        try:
-            written = os.write(self._descriptor, octets)
-        except OSError:
-            self._lock.wrote_nothing(cut_off=cut_off)
-            raise
-        self._lock.wrote(octets[written - 1])
-        return written
+        self.unsettled = False
+        if self._durable is not None:
+            os.fdatasync(self._durable.descriptor)

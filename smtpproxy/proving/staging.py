@@ -7,7 +7,7 @@ there is no proof of anything; that a rule refuses a part of it is an error.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.proving import driving, outcomes
 from smtpproxy.proving.driving import TLS, Clock, Outputs, Outside
 from smtpproxy.proving.facts import Envelope, Stage, decision_of, seconds_of
@@ -166,7 +166,7 @@ class _Playing:
         return "\n".join(filter(None, (wrong, outcomes.hint(new, before)))) if wrong or differs else ""
 
     def _record(self, item: AuditRecord) -> None:
-        line = render(item)
+        line = rendered(item)
         if "seconds" in line:
             line["seconds"] = round(line["seconds"], 2)  # clocks of two playings are far apart
         self.records.append(line)

@@ -108,6 +108,7 @@ def xforward(session: "Session", mail: Exchange, command: Command) -> bool:
     def follow(head: Exchange) -> None:
         """One command at a time, for a server that takes no more (RFC 2920 §3)."""
         head.sent = command
+        head.sent_at = session.clock()
         session.to_server += command.wire
 
     mail.conclude = follow

@@ -133,6 +133,7 @@ class Chunks(Inspected):
             raise AssertionError("a chunk without its BDAT")
         command = ours(b"BDAT %d%s\r\n" % (len(octets) + more, b" LAST" if last else b""))
         exchange.sent = command
+        exchange.sent_at = self.session.clock()
         self.mark(exchange)
         exchange.octets = self._size
         self.way = Way.PASSING

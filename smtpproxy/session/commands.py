@@ -141,6 +141,9 @@ def _envelope(session: "Session", exchange: Exchange, command: Command) -> OwnRe
     """What is wrong with a MAIL or RCPT that its grammar can't tell: parameters nobody offered, addresses, counts."""
     path, parameters = command.argument
     place = b"MAIL" if command.verb.argument is Argument.MAIL else b"RCPT"
+    if place == b"MAIL" and session.facts.full():
+        exchange.anomalies += ("record-full",)
+        return say.RECORD_FULL
     for keyword, value in parameters:
         row = PARAMETERS.get((place, keyword))
         if row is None:

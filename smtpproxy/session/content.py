@@ -31,6 +31,7 @@ from smtpproxy.session.state import Transaction
 from smtpproxy.session.verdicts import Action, Depth, Effects, Verdict
 from smtpproxy.smtp import replies as say
 from smtpproxy.smtp.commands import Command, parse_command
+from smtpproxy.smtp.messageid import MessageId
 from smtpproxy.smtp.readers import Content, stuffed
 from smtpproxy.smtp.registry.verbs import END, VERBS
 from smtpproxy.smtp.replies import OwnReply, Reply
@@ -84,12 +85,14 @@ class Inspected:
         self._spool: Any = None
         self._max = session.judge.max_size(session)
         self._shown = bytearray()  # for a transcript
+        self._message_id = MessageId()
         if transaction.discarded:
             self.refuse(say.DISCARDED, rule=transaction.discarded, action="discard")
 
     def finish(self) -> None:
         """All of the content has come."""
         self.transaction.digest = self._digest.hexdigest()
+        self.transaction.message_id = self._message_id.found or b""
 
     def refuse(self, reply: OwnReply | Reply, anomaly: str = "", *, rule: str = "", action: str = "answer") -> None:
         """The rest is swallowed and `reply` told at the end."""
@@ -118,6 +121,8 @@ class Inspected:
         self.came += len(plain)
         self.transaction.size += len(plain)
         self._digest.update(plain)
+        if self._message_id.found is None:
+            self._message_id.take(plain)
         if self.session.transcript and len(self._shown) < CONTENT:
             self._shown += plain[: CONTENT - len(self._shown)]
         if self.way is not Way.SWALLOW and self._max and self.came > self._max:
@@ -394,7 +399,7 @@ class Incoming(Inspected):
             self.pumping = True
             session.hold(exchange)
         else:
-            exchange.sent = END
+            exchange.sent, exchange.sent_at = END, session.clock()
             session.to_server += b".\r\n"
         session.push(exchange)
 
@@ -418,7 +423,7 @@ class Incoming(Inspected):
         self.session.to_server += piece + b".\r\n"
         self._spool.close()
         self._spool = None
-        self._end.sent = END
+        self._end.sent, self._end.sent_at = END, self.session.clock()
         self.pumping = False
         self.session.incoming = None
 

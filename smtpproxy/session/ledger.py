@@ -41,6 +41,7 @@ class Exchange:
         "due",
         "effects",
         "got",
+        "got_at",
         "kept",
         "lost",
         "noise",
@@ -48,6 +49,7 @@ class Exchange:
         "replies_before",
         "rule",
         "sent",
+        "sent_at",
         "subject",
         "told",
         "transaction",
@@ -66,7 +68,8 @@ class Exchange:
         self.rule = ""
         self.anomalies: tuple[str, ...] = ()
         self.transaction: Transaction | None = None
-        self.asked_at = asked_at
+        self.asked_at = self.sent_at = asked_at
+        self.got_at = 0.0  # 0: the server has said nothing to it
         self.octets = 0  # of content or chunk
         self.due = 1  # replies the server still owes (LMTP and PRDR: more than one)
         self.closes = False  # both links are closed when it is told
@@ -87,6 +90,11 @@ class Exchange:
     def owed(self) -> bool:
         """The server has still to reply."""
         return self.sent is not None and self.got is None and not self.lost
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds the server took for its (last) reply to what it was sent; None where there is none."""
+        return self.got_at - self.sent_at if self.got_at else None
 
     @property
     def last_chunk(self) -> bool:

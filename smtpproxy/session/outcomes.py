@@ -255,6 +255,7 @@ def replied(session: "Session", reply: Reply, more: bool) -> None:
     if exchange is None:
         closing.unsolicited(session, reply)
         return
+    exchange.got_at = session.clock()
     verb: Verb = exchange.sent if type(exchange.sent) is Verb else exchange.sent.verb
     check_sensible(session, exchange, verb, reply)
     if reply.odd:

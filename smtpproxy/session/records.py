@@ -9,8 +9,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from smtpproxy.session.ledger import Exchange
-from smtpproxy.smtp.commands import Command, Malformed
-from smtpproxy.smtp.values import Secret
+from smtpproxy.smtp.commands import Command, Malformed, octets_of
 
 CONTENT: Final = 65_536  # octets of a mail in a transcript
 
@@ -45,9 +44,8 @@ class AuditRecord(NamedTuple):
 def transcript(exchange: Exchange) -> dict[str, Any]:
     """What a full transcript has beside the record of an exchange: its octets as they were, but for secrets."""
     asked = exchange.asked
-    line = asked.line if isinstance(asked, Command | Malformed) else b""
     octets: dict[str, Any] = {
-        "asked_octets": str(line) if isinstance(line, Secret) else shown(line),
+        "asked_octets": shown(octets_of(asked)) if isinstance(asked, Command | Malformed) else "",
         "got_octets": shown(b"".join(reply.raw for reply in (*exchange.replies_before, exchange.got) if reply)),
         "content": shown(exchange.content),
     }

@@ -294,7 +294,7 @@ class Session:
         """Put an exchange in its place, and tell what can be told."""
         exchanges = self.ledger.exchanges
         if exchange.waiting:  # it is there
-            exchange.waiting = False
+            exchange.waiting, exchange.sent_at = False, self.clock()
         else:
             exchanges.append(exchange)
         if self.farewell is not None:

@@ -49,6 +49,7 @@ class Facts(NamedTuple):
     server: str = ""  # name or address it is meant for
     server_port: int = 0
     wall: Callable[[], float] = float  # 0.0: nobody said what time it is
+    full: Callable[[], bool] = bool  # there is no room for the record of a mail; False: nobody said so
 
 
 NO_FACTS: Final = Facts()
@@ -97,6 +98,7 @@ class Transaction:
         "begun",
         "digest",
         "discarded",
+        "message_id",
         "number",
         "outcome",
         "parameters",
@@ -114,6 +116,7 @@ class Transaction:
         self.begun = False  # the server accepted MAIL
         self.size = 0
         self.digest = ""
+        self.message_id = b""  # of the mail as it came; b"" if its header section has none
         self.outcome: Reply | None = None
         self.tags: dict[str, None] = {}  # labels that rules gave it, in order
         self.discarded = ""  # the rule by whose word its content is swallowed

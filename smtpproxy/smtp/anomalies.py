@@ -60,6 +60,7 @@ NOTED: Final = MappingProxyType(
         "verb-not-offered": "A verb of an extension the client was not offered.",
         "sasl-malformed": "A SASL line that is neither base64 nor *; the exchange was cancelled.",
         "non-ascii-without-smtputf8": "An address beyond ASCII without the SMTPUTF8 parameter.",
+        "record-full": 'No room for the record of a mail (`on_full = "refuse"`); MAIL was answered 451.',
         "too-many-recipients": "More recipients in one transaction than the limit allows.",
         # order
         "early-talk": "The client talked before the greeting.",

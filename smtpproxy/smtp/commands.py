@@ -207,9 +207,25 @@ def describe(command: Command | Malformed) -> str:
         return f"{verb.name} {argument.uri}" + (" LAST" if argument.last else "")
     if verb.argument is Argument.SECRET:
         return f"{verb.name} {argument.secret}" if argument.secret else verb.name
-    if isinstance(argument, (Mail, Rcpt)) and any(isinstance(value, Secret) for _, value in argument.parameters):
-        line = _SECRET_PARAMETER(_hide_value, line)
-    return _printable(line)
+    return _printable(_without_values(line) if _has_secret_parameter(argument) else line)
+
+
+def octets_of(command: Command | Malformed) -> bytes:
+    """The line as it came, for a transcript; in place of what is secret in it stands how long that is."""
+    line = command.line
+    if isinstance(line, Secret):
+        return str(line).encode()
+    if isinstance(command, Command) and _has_secret_parameter(command.argument):
+        return _without_values(line)
+    return line
+
+
+def _has_secret_parameter(argument: Any) -> bool:
+    return isinstance(argument, (Mail, Rcpt)) and any(isinstance(value, Secret) for _, value in argument.parameters)
+
+
+def _without_values(line: bytes) -> bytes:
+    return _SECRET_PARAMETER(_hide_value, line)
 
 
 def _printable(octets: bytes) -> str:
@@ -246,7 +262,7 @@ _SECRET_WORDS = sorted(
     reverse=True,
 )
 _SECRET_PARAMETER = re.compile(
-    rb"([ \t](?:" + "|".join(sorted(_SECRET_PARAMETERS)).encode("ascii") + rb")=)([^ \t]*+)", re.IGNORECASE
+    rb"([ \t](?:" + "|".join(sorted(_SECRET_PARAMETERS)).encode("ascii") + rb")=)([^ \t\r\n]*+)", re.IGNORECASE
 ).sub
 _SPELLED = rb"(?:" + rb"|".join([_spelled(word) for word in _SECRET_WORDS]) + rb")"
 _ANY = rb"(?:" + _SPELLED + rb"|PASS|LOGIN)"

@@ -19,8 +19,14 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.audit.log import PATIENT, PIECE, AuditLog, WriteLock, open_file
+from smtpproxy.audit.appending import PIECE, Appender, WriteLock, open_file
+from smtpproxy.audit.entries import entry_of, is_erasable
+from smtpproxy.audit.lines import Private
+from smtpproxy.audit.log import PATIENT, AuditLog
 from smtpproxy.session.records import AuditRecord, Kind
+from smtpproxy.session.state import Transaction
+from smtpproxy.smtp.values import Path as MailPath
+from tests.audit.forks import ended, fork
 from tests.peers import unavailable
 
 
@@ -40,7 +46,7 @@ def _note(number: int, size: int = 0) -> AuditRecord:
 
 
 def _log(descriptor: int, told: Told | None = None, lock: WriteLock | None = None) -> AuditLog:
-    return AuditLog(descriptor, wall=lambda at: 1_700_000_000 + at, trouble=told or Told(), lock=lock)
+    return AuditLog([Appender(descriptor, lock)], wall=lambda at: 1_700_000_000 + at, trouble=told or Told())
 
 
 @contextmanager
@@ -77,7 +83,8 @@ def test_a_record_is_a_line_with_version_time_sequence_and_session(file: tuple[P
     assert log.flush()
     first, second = _lines(path.read_bytes())
     assert first == {
-        "v": 1, "at": "2023-11-14T22:13:21Z", "seq": 1, "session": "a-1", "kind": "note", "number": 1, "filler": "",
+        "v": 1, "at": "2023-11-14T22:13:21Z", "up": 1.0, "seq": 1, "session": "a-1", "kind": "note", "number": 1,
+        "filler": "",
     }  # fmt: skip
     assert (second["seq"], second["session"]) == (2, "a-2")
 
@@ -340,8 +347,9 @@ def test_a_device_can_be_opened() -> None:
 def test_two_processes_do_not_cut_each_others_lines(tmp_path: Path) -> None:
     """A restart: the old process drains while the new one writes."""
     code = (
-        "import sys; from smtpproxy.audit.log import *; from smtpproxy.session.records import *\n"
-        "log = AuditLog(open_file(sys.argv[1]), wall=lambda at: at); record = log.session(sys.argv[2])\n"
+        "import sys; from smtpproxy.audit.appending import *; from smtpproxy.audit.log import *\n"
+        "from smtpproxy.session.records import *\n"
+        "log = AuditLog([Appender(open_file(sys.argv[1]))], wall=lambda at: at); record = log.session(sys.argv[2])\n"
         "for n in range(2000):\n record(AuditRecord(Kind.NOTE, 0.0, detail={'n': n, 'x': 'x' * 300})); log.flush()\n"
     )
     path = tmp_path / "audit"
@@ -481,7 +489,7 @@ def test_why_it_is_not_written_is_told(lock: WriteLock) -> None:
     with _pipe(4) as (reading, writing), _writers(writing, lock, 6 * PIECE) as (one,):
         one("r"), one("f")
         why: list[str] = []
-        log = AuditLog(writing, wall=lambda at: at, lock=lock, trouble=lambda error: why.append(str(error)))
+        log = AuditLog([Appender(writing, lock)], wall=lambda at: at, trouble=lambda error: why.append(str(error)))
         log.session("a")(_note(1))
         for _ in range(PATIENT):
             assert not log.flush()
@@ -597,8 +605,9 @@ def test_a_lock_can_be_passed_on_to_another_program(lock: WriteLock, file: tuple
     path, descriptor = file
     assert not os.get_inheritable(lock.fileno())
     code = (
-        "import sys; from smtpproxy.audit.log import *; from smtpproxy.session.records import *\n"
-        "log = AuditLog(int(sys.argv[1]), wall=lambda at: at, lock=WriteLock(int(sys.argv[2])))\n"
+        "import sys; from smtpproxy.audit.appending import *; from smtpproxy.audit.log import *\n"
+        "from smtpproxy.session.records import *\n"
+        "log = AuditLog([Appender(int(sys.argv[1]), WriteLock(int(sys.argv[2])))], wall=lambda at: at)\n"
         "log.session('b')(AuditRecord(Kind.NOTE, 0.0, detail={'number': 7}))\n"
         "while not log.flush(): print('waits', flush=True); sys.stdin.readline()\n"
     )
@@ -618,3 +627,226 @@ def test_a_lock_can_be_passed_on_to_another_program(lock: WriteLock, file: tuple
         assert log.flush()
         other.communicate(b"go on\n", 20)
     assert _sessions(path.read_bytes()) == [("a", 0), ("b", 7)]
+
+
+# ------------------------------------------------------------------------------------------- salts, places, the disk
+
+
+class Place(Appender):
+    """A file of its own that can fail."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(open_file(str(path)))
+        self.error: OSError | None = None
+        self.flushed = 0
+
+    def flush(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.flushed += 1
+        super().flush()
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[tuple[Place, Place]]:
+    both = Place(tmp_path / "first"), Place(tmp_path / "second")
+    yield both
+    for place in both:
+        os.close(place.descriptor)
+
+
+def _content(place: Place) -> bytes:
+    return Path(os.readlink(f"/proc/self/fd/{place.descriptor}")).read_bytes()
+
+
+EXAMPLE = AuditRecord(Kind.CONNECT, 1.0, detail={"client": "192.0.2.1:9", "listener": "in", "server": "mx:25"})
+
+
+def test_what_is_personal_stands_behind_a_fresh_salt(places: tuple[Place, Place]) -> None:
+    log = AuditLog(places[:1], wall=lambda at: 1_700_000_000 + at, salted=True)
+    record = log.session("a-1")
+    for _ in range(200):
+        record(EXAMPLE)
+    record(_note(1))
+    assert log.flush()
+    *found, note = _content(places[0]).splitlines()
+    for line in found:
+        head = b'{"v":1,"at":"2023-11-14T22:13:21Z","up":1.0,"seq":'
+        assert line.startswith(head)
+        said = json.loads(line)
+        assert list(said) == ["v", "at", "up", "seq", "session", "kind", "listener", "server", "salt", "client"]
+        assert is_erasable(line)
+        assert b"192.0.2.1" not in entry_of(line)
+        assert json.loads(entry_of(line))["server"] == "mx:25"
+    assert len({json.loads(line)["salt"] for line in found}) == 200
+    assert b"salt" not in note, "there is nothing personal in it"
+
+
+def test_without_a_store_there_is_no_salt(places: tuple[Place, Place]) -> None:
+    log = AuditLog(places[:1], wall=lambda at: at)
+    log.session("a-1")(EXAMPLE)
+    assert log.flush()
+    assert b"salt" not in _content(places[0])
+    assert json.loads(_content(places[0]))["client"] == "192.0.2.1:9"
+
+
+def test_forked_processes_have_salts_of_their_own(places: tuple[Place, Place]) -> None:
+    """Made before the fork, they would be the same in both: then one may guess what is erased in the other."""
+    for name in "ab":
+
+        def work(name: str = name) -> None:
+            log = AuditLog(places[:1], wall=lambda at: at, salted=True)
+            record = log.session(name)
+            for _ in range(100):
+                record(EXAMPLE)
+            assert log.flush()
+
+        assert ended(fork(work)) == 0
+    assert len({json.loads(line)["salt"] for line in _content(places[0]).splitlines()}) == 200
+
+
+@pytest.mark.parametrize(
+    "text", [',"salt":"', '","salt":"AAAA","x":"', '"}', "\\", '\\","salt":"', "\n\r\x00\x1b\u2028"]
+)
+def test_no_text_ends_what_is_public(places: tuple[Place, Place], text: str) -> None:
+    """A rule's name, a Message-ID, a reply: whatever stands there, there is one salt, and the entry is JSON."""
+    log = AuditLog(places[:1], wall=lambda at: at, salted=True)
+    log.session(text)(AuditRecord(Kind.NOTE, 0.0, detail={text: text, "told": text, "client": text}))
+    assert log.flush()
+    (line,) = _content(places[0]).splitlines()
+    said, entry = json.loads(line), json.loads(entry_of(line))
+    assert (said["told"], said["client"], entry[text], entry["session"]) == (text, text, text, text)
+    assert set(entry) == {"v", "at", "up", "seq", "session", "kind", text, "personal"}
+
+
+def test_both_places_have_the_same_lines(places: tuple[Place, Place]) -> None:
+    log = AuditLog(places, wall=lambda at: at, salted=True)
+    record = log.session("a-1")
+    for _ in range(10):
+        record(EXAMPLE)
+    assert log.flush()
+    assert _content(places[0]) == _content(places[1]) != b""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_place_that_fails_keeps_all_back_and_nothing_is_written_twice(
+    places: tuple[Place, Place], failing: int
+) -> None:
+    told = Told()
+    log = AuditLog(places, wall=lambda at: at, trouble=told)
+    record = log.session("a-1")
+    places[failing].error = OSError(errno.ENOSPC, "full")
+    for number in range(3):
+        record(_note(number))
+        assert not log.flush()
+    assert told.errors == [errno.ENOSPC]
+    places[failing].error = None
+    assert log.flush()
+    for place in places:
+        assert [line["number"] for line in _lines(_content(place))] == [0, 1, 2]
+    assert told.errors == [errno.ENOSPC, None]
+
+
+def test_nothing_to_write_asks_no_place(places: tuple[Place, Place]) -> None:
+    log = AuditLog(places, wall=lambda at: at)
+    assert log.flush()
+    log.session("a")(_note(1))
+    assert log.flush()
+    assert log.flush()
+    assert [place.flushed for place in places] == [1, 1]
+
+
+def test_the_clocks(places: tuple[Place, Place]) -> None:
+    """`at` follows the wall's, which may go back; `up` the machine's."""
+    offset = 1_700_000_000.0
+    log = AuditLog(places[:1], wall=lambda at: at + offset)
+    record = log.session("a")
+    record(_note(10))
+    offset -= 3600
+    record(AuditRecord(Kind.NOTE, 10.0000004, detail={}))
+    assert log.flush()
+    first, second = _lines(_content(places[0]))
+    assert (first["at"], first["up"]) == ("2023-11-14T22:13:30Z", 10.0)
+    assert (second["at"], second["up"]) == ("2023-11-14T21:13:30Z", 10.0)
+
+
+def test_each_record_is_counted_too(places: tuple[Place, Place]) -> None:
+    counted: list[AuditRecord] = []
+    log = AuditLog(places[:1], wall=lambda at: at, meter=counted.append)
+    log.session("a")(EXAMPLE)
+    assert counted == [EXAMPLE]
+    assert _content(places[0]) == b""
+
+
+COMMITTED = AuditRecord(Kind.COMMIT, 2.0, None, Transaction(1, MailPath(b"a", b"x.example"), ()))
+
+
+def _unsettled(log: AuditLog) -> bool:
+    return log.unsettled
+
+
+def test_a_mail_is_settled_before_it_is_told(places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    log = AuditLog(places, wall=lambda at: at, durable=places[1])
+    record = log.session("a")
+    record(EXAMPLE)
+    assert log.flush()
+    assert not _unsettled(log), "nothing depends on it"
+    record(COMMITTED)
+    assert not _unsettled(log)
+    places[1].error = OSError(errno.ENOSPC, "full")
+    assert not log.flush()
+    assert not _unsettled(log), "it is not even written"
+    places[1].error = None
+    record(EXAMPLE)
+    assert log.flush()
+    assert _unsettled(log)
+    assert log.flush()
+    assert _unsettled(log)
+    assert synced == []
+    log.settle()
+    assert synced == [places[1].descriptor]
+    assert not _unsettled(log)
+    record(EXAMPLE)
+    assert log.flush()
+    assert not _unsettled(log)
+
+
+def test_who_does_not_ask_for_it_waits_for_no_disk(
+    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: pytest.fail("nobody asked for it"))
+    log = AuditLog(places, wall=lambda at: at)
+    log.session("a")(COMMITTED)
+    assert log.flush()
+    assert not _unsettled(log)
+    log.settle()
+
+
+def test_a_disk_that_fails_is_not_taken_for_one_that_has_it(
+    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    log = AuditLog(places, wall=lambda at: at, durable=places[0])
+    log.session("a")(COMMITTED)
+    assert log.flush()
+    with pytest.raises(OSError, match="broken"):
+        log.settle()
+
+
+def test_what_one_session_keeps_private_another_does_not(places: tuple[Place, Place]) -> None:
+    class Hidden:
+        def path(self, path: MailPath) -> str:
+            return "hidden"
+
+        text = identity = message_id = lambda self, text: "hidden"
+
+    log = AuditLog(places[:1], wall=lambda at: at, salted=True)
+    log.session("a", Private(Hidden()))(COMMITTED)
+    log.session("b")(COMMITTED)
+    assert log.flush()
+    assert [line["mail"] for line in _lines(_content(places[0]))] == ["hidden", "a@x.example"]

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from smtpproxy.audit.appending import Appender
 from smtpproxy.audit.log import AuditLog
 from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
@@ -79,7 +80,7 @@ class Recording:
         self.clock = Clock()
         self._number = 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._log = AuditLog(self._file, wall=lambda at: BEGIN + at)
+        self._log = AuditLog([Appender(self._file)], wall=lambda at: BEGIN + at)
 
     def session(self, script: str, *, client: str = "192.0.2.1:4025", close: bool = True, **options: Any) -> str:
         """Play one; its name. `close`: its end is on record."""

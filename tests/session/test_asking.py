@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.session.effects import Abort, Ask, Close, Dial
 from smtpproxy.session.postures import ClientTLS, Posture, ServerTLS
 from smtpproxy.session.session import Session
@@ -49,7 +49,7 @@ class Talk:
     def __init__(self, judge: Any, **options: Any) -> None:
         self.records: list[dict[str, Any]] = []
         self.session = Session(
-            judge=judge, record=lambda item: self.records.append(render(item)), clock=lambda: 0.0, **options
+            judge=judge, record=lambda item: self.records.append(rendered(item)), clock=lambda: 0.0, **options
         )
 
     def client(self, octets: bytes) -> tuple[bytes, bytes]:

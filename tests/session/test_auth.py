@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.session.session import Session
 from smtpproxy.session.state import Peer, TLSInfo
 from smtpproxy.session.verdicts import PassAll
@@ -391,7 +391,7 @@ SPELLINGS = [
 def everything(records: list[Any], session: Session) -> str:
     """All that is on record, as objects and as text, and all that the session can say of itself."""
     parts = [repr(record) + str(record) for record in records]
-    parts += [str(render(record)) for record in records]
+    parts += [str(rendered(record)) for record in records]
     for record in records:
         if record.exchange is not None:
             exchange = record.exchange

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.session.limits import Limits
 from smtpproxy.session.session import Session
 from tests.play import HELLO, MAIL, play
@@ -166,7 +166,7 @@ def test_records_are_printable_whatever_came() -> None:
     said: list[dict[str, object]] = []
     session = Session(
         judge=Says({"NOOP": answers("250 n")}),
-        record=lambda record: said.append(render(record)),
+        record=lambda record: said.append(rendered(record)),
         clock=lambda: 0.0,
         limits=Limits(malformed=10**6),
     )

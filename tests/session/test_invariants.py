@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.session.effects import Abort, Close, Shut, StartTLS
 from smtpproxy.session.limits import Limits
 from smtpproxy.session.postures import MIRROR, ClientTLS, Posture, ServerTLS
@@ -290,7 +290,7 @@ def test_garbage(judge: str, posture: Posture, said: list[tuple[str, bytes | str
             replies_of(told)
         assert len(session.ledger) <= limits.pipelined + 3
         for record in records:
-            render(record)
+            rendered(record)
         records.clear()
         patience = session.patience()
         assert patience[1] > 0
@@ -346,7 +346,7 @@ def conversation(judge: str, octets: bytes, cuts: list[int]) -> tuple[bytes, byt
     server = StrictServer((b"PIPELINING", b"CHUNKING", b"SIZE 100000", b"8BITMIME"))
     limits = Limits(endless_line=5000, malformed=5)
     session = Session(
-        judge=JUDGES[judge], record=lambda record: records.append(render(record)), clock=lambda: 0.0, limits=limits
+        judge=JUDGES[judge], record=lambda record: records.append(rendered(record)), clock=lambda: 0.0, limits=limits
     )
     session.server_sent(server.greet())
     to_client, to_server = b"", b""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.session.announcing import Announce, Announcement
 from smtpproxy.session.limits import Limits
 from smtpproxy.session.postures import MIRROR, ClientTLS, Posture, ServerTLS
@@ -845,7 +845,7 @@ def test_garbage(kind: Announce, wanted: Posture, first: bool, said: list[tuple[
         refused |= own and exchange.got is not None and exchange.got.code != 220
         assert kind is Announce.XCLIENT or not own
     for record in records:
-        render(record)
+        rendered(record)
 
 
 def test_a_greeting_that_refuses_is_no_way_round_xclient() -> None:
