@@ -1,0 +1,376 @@
+"""Whether the record is as it was: everything is hashed again, and compared with what was signed.
+
+Lines are read block by block, in the order of their numbers. Three things are made of them and compared:
+
+    leaf      with the 8 octets of it that stand beside the lines    says which line is another one
+    subtree   of 256 leaves, with its row                            says within which 256
+    root      at each checkpoint, with what was signed, and with     says that something before it is another one, and
+              the checkpoints that somebody kept elsewhere           can't be made to fit without the key
+
+The first two name what was changed. Only the third proves that nothing was: who can write the store can make the first
+two fit, and with the key the signed checkpoints as well; what was kept elsewhere he can't reach. So what is found is
+told by the first that finds it, and a root that does not fit for that reason is not told again.
+
+Beside it, records say things that have to fit together: each worker numbers its own (`seq`), the clock of the machine
+goes on (`up`) where the wall's was set back, what is erased or pruned has a record that says so.
+
+What is read here was perhaps written by who wants to hide something: nothing in it is believed further than it is
+checked, and nothing in it makes this fail.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from smtpproxy.audit.entries import leaf_of
+from smtpproxy.audit.keys import Term, follow, open_checkpoint
+from smtpproxy.audit.notes import Checkpoint, NoteError, parse_checkpoint, unverified_text
+from smtpproxy.audit.tree import Frontier, check_consistency
+from smtpproxy.columns import count
+from smtpproxy.store.reading import Reader
+from smtpproxy.store.sayings import Report, Sayings
+from smtpproxy.store.store import SUBTREE
+
+PREFIX: Final = 8  # octets of a leaf that stand beside a block's lines
+
+
+class Verifying:
+    """One look at a store.
+
+    Args:
+        reader: of it.
+        vkey: the key that is trusted; "": the one the store names, which proves little.
+        kept: checkpoints that were kept elsewhere, as notes.
+        start, stop: the numbers to be looked at; the first is taken down to a multiple of 256.
+        progress: told how many records were looked at, at times.
+        copy: it is a database, which is pruned without a record: that is the gateway's.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        vkey: str = "",
+        kept: Sequence[str] = (),
+        start: int = 0,
+        stop: int | None = None,
+        progress: Callable[[int], None] = lambda records: None,
+        copy: bool = False,
+    ) -> None:
+        self._reader = reader
+        self._copy = copy
+        self._progress = progress
+        self.report = Report()
+        self._first = int(reader.meta("first") or 0)
+        self._size = self.report.size = int(reader.meta("size") or 0)
+        self._stop = self._size if stop is None else min(stop, self._size)
+        self._start = max(start // SUBTREE * SUBTREE, self._first)
+        self._trusted = vkey
+        self._vkey = vkey or reader.meta("vkey")
+        self._subtrees = {n: bytes(digest) for n, digest in reader.rows("SELECT n, hash FROM subtree ORDER BY n")}
+        self._checkpoints = [
+            (int(size), bytes(root), str(note), bytes(bridge or b""))
+            for size, root, note, bridge in reader.rows("SELECT size, root, note, bridge FROM checkpoint ORDER BY size")
+        ]
+        self._roots: dict[int, bytes] = {}  # by size: what the records come to
+        self._wanted: list[int] = []
+        self._kept: list[tuple[str, Checkpoint]] = []
+        for note in kept:
+            self._keep(note)
+        self._high = Frontier()  # of subtrees
+        self._low: Frontier | None = Frontier()  # of the subtree that is not whole yet; None: some of it is not there
+        self._hole = False  # a subtree is not known, so no later root can be made
+        self._sound = True  # no finding so far that explains another root
+        self._sayings = Sayings(self.report, whole=self._start == 0)
+        self._sayings.pruned_to = 0
+
+    def _keep(self, note: str) -> None:
+        try:
+            self._kept.append((note, parse_checkpoint(unverified_text(note))))
+        except NoteError as error:
+            self.report.find(None, f"a kept checkpoint can't be read: {error}")
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    def run(self) -> Report:
+        """Look at it.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        self._wanted = sorted({size for size, *_ in self._checkpoints} | {c.size for _, c in self._kept}, reverse=True)
+        self._begin()
+        expected = self._start
+        for first, stated, lines, leaves in self._reader.blocks(self._start, self._stop):
+            expected = self._block(first, stated, lines, leaves, expected)
+            self._progress(self.report.records)
+        if expected < self._stop:
+            self._missing(expected, self._stop)
+        self._compare_frontier()
+        self._compare_checkpoints()
+        self._compare_kept()
+        self._sayings.compare_erased()
+        if self._first and self._sayings.pruned_to < self._first and self._stop == self._size:
+            gone = f"the records 0 to {self._first - 1} are gone"
+            if self._copy:
+                self.report.notes.append(f"{gone}: they were pruned here, and the gateway may have them")
+            else:
+                self.report.find(0, f"{gone}, and no record says that they were pruned")
+        return self.report
+
+    def _begin(self) -> None:
+        """What is before the first one that is looked at is taken as its subtrees say."""
+        bridged: dict[int, list[tuple[int, bytes]]] = {}
+        for size, _root, _note, bridge in self._checkpoints:
+            if bridge and size % SUBTREE:
+                bridged.setdefault(size // SUBTREE, []).append((size, bridge))
+        for n in range(self._start // SUBTREE):
+            digest = self._subtrees.get(n)
+            if digest is None:
+                self.report.find(
+                    n * SUBTREE, f"the hash of the records {n * SUBTREE} to {n * SUBTREE + 255} is missing"
+                )
+                self._sound = False
+                digest = bytes(32)
+            for size, bridge in bridged.get(n, ()):
+                self._cross(size, bridge, digest)
+            while self._wanted and self._wanted[-1] < n * SUBTREE:
+                self._wanted.pop()
+            self._roots_at(n * SUBTREE)
+            self._high.append(digest)
+        while self._wanted and self._wanted[-1] < self._start:
+            self._wanted.pop()
+
+    def _roots_at(self, size: int) -> None:
+        """What the tree comes to here, if a checkpoint wants to know and all before it is known."""
+        while self._wanted and self._wanted[-1] <= size:
+            if self._wanted.pop() == size and self._low is not None and not self._hole:
+                self._roots[size] = Frontier(size, self._high.hashes + self._low.hashes).root()
+
+    def _block(self, first: int, stated: int, lines: list[bytes], leaves: bytes, expected: int) -> int:
+        """One row of lines; the number that has to come next."""
+        if first < self._start:  # it begins before what is looked at, and is counted from there
+            skipped = self._start - first
+            first, stated, lines, leaves = self._start, stated - skipped, lines[skipped:], leaves[skipped * PREFIX :]
+        if first > expected:
+            self._missing(expected, first)
+        elif first < expected:
+            self._sound = False
+            self.report.find(first, f"records are there twice: a block begins with {first}, and {expected} is to come")
+            return expected
+        hashes = [leaf_of(line) for line in lines]
+        same = b"".join([digest[:PREFIX] for digest in hashes]) == leaves
+        if same and stated != len(lines):
+            self.report.find(first, f"the count of the records from {first} on was changed")
+            stated = len(lines)
+        elif not same:
+            self._differs(first, stated, hashes, leaves)
+        number, end = first, min(first + max(stated, 1), self._stop)
+        for line, digest in zip(lines, hashes, strict=True):
+            if number >= end:
+                break
+            if self._wanted and self._wanted[-1] <= number:
+                self._roots_at(number)
+            if self._low is not None:
+                self._low.append(digest)
+            self._sayings.look_at(number, line, sound=self._sound)
+            number += 1
+            if not number % SUBTREE:
+                self._subtree(number)
+        self.report.records += number - first
+        if number < end:  # which was told already
+            self._skip_to(end)
+        return end
+
+    def _missing(self, start: int, stop: int) -> None:
+        self._sound = False
+        which = f"record {start} is" if stop - start == 1 else f"records {start} to {stop - 1} are"
+        self.report.find(start, f"{which} missing")
+        self._skip_to(stop)
+
+    def _skip_to(self, number: int) -> None:
+        """Go on behind records that are not there, with what is known of their subtrees."""
+        while not self._hole and self._high.size < number // SUBTREE:
+            self._take_known()
+        self._low = None if number % SUBTREE else Frontier()
+        while self._wanted and self._wanted[-1] < number:
+            self._wanted.pop()
+
+    def _take_known(self) -> None:
+        """A subtree as its row says; without one, the tree can't be made any more."""
+        known = self._subtrees.get(self._high.size)
+        if known is None:
+            self._hole = True
+        else:
+            self._high.append(known)
+
+    def _subtree(self, number: int) -> None:
+        """256 leaves are whole."""
+        low, self._low = self._low, Frontier()
+        n = number // SUBTREE - 1
+        digest, known = low.root() if low is not None else None, self._subtrees.get(n)
+        if known is None:
+            self._sound = False
+            self.report.find(n * SUBTREE, f"the hash of the records {n * SUBTREE} to {number - 1} is missing")
+        elif digest is not None and digest != known:
+            if self._sound:
+                what = f"among the records {n * SUBTREE} to {number - 1} something was changed, and what names it, too"
+                self.report.find(n * SUBTREE, what)
+            self._sound = False
+        if not self._hole:
+            self._take_known()
+
+    # ------------------------------------------------------------------------------------------------- which line
+
+    def _differs(self, first: int, stated: int, hashes: list[bytes], leaves: bytes) -> None:
+        """Some lines of a block are not those whose leaves stand beside it: which, and how."""
+        self._sound = False
+        there = [digest[:PREFIX] for digest in hashes]
+        known = [leaves[at : at + PREFIX] for at in range(0, len(leaves), PREFIX)]
+        if len(known) != stated and len(there) == stated:
+            self.report.find(first, f"what names the records {first} to {first + stated - 1} was changed")
+            return
+        for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, known, there, autojunk=False).get_opcodes():
+            if tag == "equal":
+                continue
+            number = first + i1
+            gone, new = known[i1:i2], there[j1:j2]
+            elsewhere = [one for one in new if one in known]
+            if tag == "replace" and len(gone) == len(new) and not elsewhere:
+                self._tell(number, i2 - i1, "changed")
+            elif elsewhere and sorted(known) == sorted(there):
+                self.report.find(number, f"record {number} is not in its place: records were reordered from here on")
+                return
+            elif elsewhere:
+                self.report.find(number, f"a copy of record {first + known.index(elsewhere[0])} stands at {number}")
+            elif tag == "insert" or (len(new) > len(gone)):
+                if gone:
+                    self._tell(number, len(gone), "changed")
+                extra = len(new) - len(gone)
+                what = f"{count(extra, 'record')} {'was' if extra == 1 else 'were'} inserted"
+                self.report.find(number + len(gone), f"{what} before record {number + len(gone)}")
+            else:
+                if new:
+                    self._tell(number, len(new), "changed")
+                self._tell(number + len(new), len(gone) - len(new), "missing")
+
+    def _tell(self, number: int, records: int, what: str) -> None:
+        if records == 1:
+            self.report.find(number, f"record {number} {'is' if what == 'missing' else 'was'} {what}")
+        else:
+            verb = "are" if what == "missing" else "were"
+            self.report.find(number, f"records {number} to {number + records - 1} {verb} {what}")
+
+    # ------------------------------------------------------------------------------------------------ comparing
+
+    def _compare_frontier(self) -> None:
+        """What the recorder goes on from."""
+        if self._stop < self._size:
+            return
+        self._roots_at(self._size)
+        try:
+            kept = Frontier.from_bytes(self._size, bytes.fromhex(self._reader.meta("frontier")))
+        except ValueError:
+            self.report.find(None, "the state of the tree can't be read")
+            return
+        if self._sound and self._low is not None and kept.hashes != self._high.hashes + self._low.hashes:
+            self._sound = False
+            start = self._high.size * SUBTREE
+            self.report.find(start, f"among the records from {start} on something was changed, and what names it, too")
+
+    def _terms(self) -> list[Term] | None:
+        """The keys that are good, or None where there is none."""
+        if not self._vkey:
+            return None
+        notes = [note for _, _, note in self._sayings.successions]
+        for skipped in range(len(notes) + 1):  # the trusted key may be a later one
+            try:
+                return follow(self._vkey, notes[skipped:])
+            except NoteError as error:
+                if skipped == len(notes):
+                    self.report.find(None, f"the key {self._vkey} does not lead to the one that signs now: {error}")
+        return None
+
+    def _compare_checkpoints(self) -> None:
+        """Each that the store has. The first that does not fit is told; a signature that is none is, always."""
+        if not self._trusted and self._vkey and self._sayings.successions:
+            self._vkey = self._sayings.successions[0][1]  # the store's word, which is all there is
+        terms = self._terms()
+        fits = True
+        before = 0
+        for size, root, note, _ in self._checkpoints:
+            self.report.checkpoints += 1
+            if terms is not None:
+                try:
+                    signed = open_checkpoint(note, terms)
+                except NoteError as error:
+                    self.report.find(None, f"the checkpoint of {size} records is not signed as it should be: {error}")
+                    continue
+                if (signed.size, signed.root) != (size, root):
+                    self.report.find(None, f"the checkpoint of {size} records says something else than its note")
+                    continue
+            if size > self._size:
+                missing = size - self._size
+                self.report.find(self._size, f"{_are(missing)} missing at the end: a checkpoint is of {size}")
+                fits = False
+            elif (found := self._roots.get(size)) is not None and found != root:
+                if fits and self._sound:
+                    first = max(before, self._first)
+                    what = f"among the records {first} to {size - 1} something was changed, and what names it, too"
+                    self.report.find(first, f"{what}: they are not what the checkpoint of {size} records signs")
+                fits = False
+            elif found is not None and fits and self._sound:
+                self.report.anchored = before = size
+        if fits and self._sound and self._stop == self._size and self.report.anchored < self._size:
+            self.report.notes.append(f"{_are(self._size - self.report.anchored)} behind the last checkpoint")
+        if terms is None:
+            self.report.notes.append("no checkpoint is signed: who can write the store can make another one of it")
+        elif not self._trusted:
+            self.report.notes.append("the key is the store's own word: --key or --checkpoint proves more")
+
+    def _compare_kept(self) -> None:
+        """What somebody kept elsewhere, which nobody here could change."""
+        terms = self._terms() if self._vkey else None
+        roots: dict[tuple[str, int], bytes] = {}
+        for note, claimed in self._kept:
+            if terms is not None:
+                try:
+                    open_checkpoint(note, terms)
+                except NoteError as error:
+                    self.report.find(None, f"the kept checkpoint of {claimed.size} records is no proof: {error}")
+                    continue
+            other = roots.setdefault((claimed.origin, claimed.size), claimed.root)
+            if other != claimed.root:
+                text = f"two checkpoints of {claimed.size} records differ: two histories were signed (a split view)"
+                self.report.find(None, text)
+            elif claimed.size > self._size:
+                self.report.find(
+                    self._size,
+                    f"{_are(claimed.size - self._size)} missing: the kept checkpoint is of {claimed.size}, and there"
+                    f" are {self._size}; this is an older copy, or its end was cut off",
+                )
+            elif (found := self._roots.get(claimed.size)) is None:
+                if self._sound:
+                    self.report.notes.append(
+                        f"the kept checkpoint of {claimed.size} records is not within what was read"
+                    )
+            elif found != claimed.root:
+                self.report.find(
+                    None, f"the record was rewritten: its first {claimed.size} are not those of the kept checkpoint"
+                )
+            else:
+                self.report.notes.append(f"the kept checkpoint of {claimed.size} records fits")
+
+    def _cross(self, size: int, bridge: bytes, digest: bytes) -> None:
+        """The root at a checkpoint in the middle of a subtree whose records were pruned."""
+        within = size % SUBTREE
+        hashes = [bridge[at : at + 32] for at in range(0, len(bridge), 32)]
+        peaks, proof = hashes[: within.bit_count()], hashes[within.bit_count() :]
+        if len(bridge) % 32 or len(peaks) != within.bit_count():
+            return
+        if check_consistency(within, SUBTREE, proof, Frontier(within, peaks).root(), digest):
+            self._roots[size] = Frontier(size, (*self._high.hashes, *peaks)).root()
+
+
+def _are(number: int) -> str:
+    return f"{count(number, 'record')} {'is' if number == 1 else 'are'}"
