@@ -1,0 +1,95 @@
+"""The command `smtpproxy audit export`: the record for other programs."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import click
+
+from smtpproxy.audit_asking_cli import check_names, filters
+from smtpproxy.audit_options import UNREADABLE, USAGE, fail, store_option, write
+from smtpproxy.inquiry import ecs, ocsf, parquet
+from smtpproxy.inquiry.exporting import mails, records
+from smtpproxy.inquiry.filters import Question
+from smtpproxy.store.reading import Reader, open_reader
+
+FORMATS: Final = ("jsonl", "ecs", "ocsf", "parquet")
+
+
+@click.command(short_help="Hand the record on: as it is, as ECS, OCSF or Parquet.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="What it becomes."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; it appears once whole.")
+@filters
+@store_option
+def export(where: str, asked: Question, form: str, output: Path | None) -> None:
+    """Hand the record on, the oldest first.
+
+    \b
+    jsonl    the records as they are in the store: of the time that is said, or
+             with other filters all of the sessions whose mails pass
+    ecs      a document of the Elastic Common Schema for each mail, a line each
+    ocsf     an event of OCSF (Email Activity) for each mail, a line each
+    parquet  a table of the mails; it takes the extra smtpproxy[export]
+
+    The filters are those of a search.
+
+    \b
+    Examples:
+      smtpproxy audit export --format ecs --since yesterday > mails.ndjson
+      smtpproxy audit export --format ocsf --verdict answer --since 7d
+      smtpproxy audit export --format parquet --output november.parquet --since 2026-11-01
+      smtpproxy audit export --session 4d9d6b7a53-1 | jq -c .
+    \b
+    Exit codes: 0 done · 2 the command line is wrong · 3 the store can't be read, or the file not written
+    """
+    if form == "parquet" and output is None:
+        raise click.UsageError("A Parquet file is no text: say --output FILE.")
+    with closing(open_reader(where)) as reader:
+        check_names(reader, asked)
+        try:
+            if form == "parquet" and output is not None:
+                parquet.write(mails(reader, asked), output)
+            elif output is not None:
+                _to_file(_lines(reader, asked, form), output)
+            else:
+                write(_lines(reader, asked, form))
+        except ImportError as error:
+            fail(f'Parquet needs more, and {error.name} can\'t be imported: pip install "smtpproxy[export]"', USAGE)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            fail(f"{output or 'standard output'} can't be written: {error.strerror or error}", UNREADABLE)
+
+
+def _lines(reader: Reader, asked: Question, form: str) -> Iterator[str]:
+    if form == "jsonl":
+        yield from (line.decode(errors="replace") for line in records(reader, asked))
+        return
+    for mail in mails(reader, asked):
+        made = ecs.document(mail) if form == "ecs" else ocsf.event(mail)
+        if made is not None:
+            yield json.dumps(made, separators=(",", ":"))
+
+
+def _to_file(lines: Iterator[str], output: Path) -> None:
+    """All of it, or nothing."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, output)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+COMMANDS: Final[list[click.Command]] = [export]

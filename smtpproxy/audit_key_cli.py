@@ -1,0 +1,117 @@
+"""`smtpproxy audit key`: the key that signs checkpoints."""
+
+import os
+import stat
+from pathlib import Path
+
+import click
+
+from smtpproxy.audit.keys import KeyFileError, create, load, succeed
+from smtpproxy.audit.notes import Checkpoint, NoteError
+from smtpproxy.audit_options import UNREADABLE, USAGE, fail, store_option
+from smtpproxy.store.errors import StoreError
+from smtpproxy.store.owning import take
+from smtpproxy.store.store import Store
+
+
+@click.group("key", short_help="The key that signs checkpoints: make it, replace it, show its other half.")
+def key() -> None:
+    """The key that signs checkpoints (Ed25519).
+
+    Its other half, the vkey, goes to whoever is to verify the record: the line that `init` prints, and FILE.vkey.
+    """
+
+
+@key.command("init", short_help="Make a key.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--name", metavar="NAME", help="What the log is called, e.g. gw1.example.org/audit; else by this machine."
+)
+def init(file: Path, name: str | None) -> None:
+    """Make a key: FILE, for `[audit] key`, and FILE.vkey, for whoever verifies.
+
+    It must be readable for who starts the proxy, and for nobody else. A new store wants a new key.
+
+    \b
+    Example:
+      smtpproxy audit key init /etc/smtpproxy/audit.key --name gw1.example.org/audit
+    """
+    try:
+        click.echo(create(file, name or f"smtpproxy/{os.uname().nodename}"))
+    except (KeyFileError, NoteError) as error:
+        fail(str(error), USAGE)
+
+
+@key.command("show", short_help="Print a key's other half.")
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Print the vkey of a key file."""
+    try:
+        click.echo(load(file).vkey)
+    except KeyFileError as error:
+        fail(str(error), USAGE)
+
+
+@key.command("rotate", short_help="Replace the key; the old one signs for the new one.")
+@click.argument("file", type=click.Path(path_type=Path))
+@store_option
+def rotate(file: Path, where: str) -> None:
+    """Replace the key of a store. The old key signs that the new one goes on from here; that is put on record and
+    printed. Then the old one is erased: who gets at this machine later can't sign the past again.
+
+    The proxy must not run meanwhile: stop it, rotate, start it. Who has the old vkey needs nothing new. If this was cut
+    off, do it once more.
+    """
+    new = file.with_name(f"{file.name}.new")
+    try:
+        old = load(file)
+        lock = take(Path(where))
+        store = Store(Path(where), indexes=False)
+    except KeyFileError as error:
+        fail(str(error), USAGE)
+    if lock is None:
+        store.close()
+        fail(f"a proxy keeps its record in {where} just now: stop it first", USAGE)
+    try:
+        known = store.value("vkey")
+        if known not in ("", old.vkey):
+            if new.exists() and load(new).vkey == known:
+                _replace(file, new)
+                click.echo(f"the new key had been introduced, and is in its place now: {known}")
+                return
+            fail(f"{file} is not the key that this store is signed by: that is {known}", USAGE)
+        _take_away(new)  # of a rotation that was cut off before it was introduced
+        vkey = create(new, old.name)
+        note = succeed(old, vkey, Checkpoint(old.name, store.size, store.frontier.root()))
+        with store.on_disk(), store.changing():
+            store.say("audit-key", {"vkey": vkey, "previous": old.vkey, "note": note})
+            store.keep("vkey", vkey)
+    except (KeyFileError, NoteError) as error:
+        fail(str(error), USAGE)
+    except StoreError as error:
+        _take_away(new)
+        fail(str(error), UNREADABLE)
+    finally:
+        store.close()
+        os.close(lock)
+    _replace(file, new)
+    click.echo(note, nl=False)
+
+
+def _replace(file: Path, new: Path) -> None:
+    """Put the new key in the place of the old one, for the same owner."""
+    owner = file.stat()
+    if os.geteuid() == 0:
+        os.chown(new, owner.st_uid, owner.st_gid)
+    new.chmod(stat.S_IMODE(owner.st_mode))
+    os.replace(_vkey_of(new), _vkey_of(file))
+    os.replace(new, file)
+
+
+def _take_away(key: Path) -> None:
+    for made in (key, _vkey_of(key)):
+        made.unlink(missing_ok=True)
+
+
+def _vkey_of(key: Path) -> Path:
+    return key.with_name(f"{key.name}.vkey")

@@ -1,0 +1,1 @@
+"""Asking the store: searching, showing, counting, handing on."""

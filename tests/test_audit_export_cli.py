@@ -1,0 +1,182 @@
+"""`smtpproxy audit export`, and the page about it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from smtpproxy.audit_cli import audit
+from smtpproxy.inquiry import ecs, ocsf, parquet
+from smtpproxy.inquiry.exporting import Mail, mails
+from smtpproxy.inquiry.parquet import row
+from smtpproxy.store.reading import open_reader
+from tests.inquiry.mails import asked, of_the_page, varied
+from tests.inquiry.published import wrong_as_ecs, wrong_as_ocsf
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "audit-export.md").read_text(encoding="utf-8")
+DEADLINE = 60.0
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("exported") / "store"
+    varied(directory).close()
+    return str(directory)
+
+
+def run(store: str, *words: str) -> Result:
+    return CliRunner().invoke(audit, ["export", "--store", store, *words])
+
+
+def in_it(store: str, **words: str) -> list[Mail]:
+    reader = open_reader(store)
+    found = list(mails(reader, asked(**words)))
+    reader.close()
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- as text
+
+
+def test_the_records(store: str) -> None:
+    done = run(store)
+    assert done.exit_code == 0
+    reader = open_reader(store)
+    assert done.stdout.encode() == b"".join(line + b"\n" for _, line in reader.lines())
+    reader.close()
+    assert run(store, "--format", "jsonl").stdout == done.stdout
+
+
+@pytest.mark.parametrize("form", ["ecs", "ocsf"])
+def test_documents(store: str, form: str) -> None:
+    done = run(store, "--format", form)
+    assert done.exit_code == 0
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    check = wrong_as_ecs if form == "ecs" else wrong_as_ocsf
+    assert [wrong for document in documents for wrong in check(document)] == []
+    there = in_it(store)
+    assert len(documents) == len([mail for mail in there if form == "ecs" or mail.found.outcome != "none"])
+
+
+def test_the_filters_are_those_of_a_search(store: str) -> None:
+    found = CliRunner().invoke(audit, ["search", "--store", store, "--rule", "no-macros", "--json", "--limit", "0"])
+    done = run(store, "--format", "ecs", "--rule", "no-macros")
+    assert len(done.stdout.splitlines()) == len(found.stdout.splitlines()) > 0
+    assert (
+        "there is no rule 'no-macro' in this record; did you mean no-macros?" in run(store, "--rule", "no-macro").stderr
+    )
+    assert run(store, "--since", "tomorrowish").exit_code == 2
+
+
+def test_to_a_file(store: str, tmp_path: Path) -> None:
+    done = run(store, "--format", "ecs", "--output", str(tmp_path / "mails.ndjson"))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert (tmp_path / "mails.ndjson").read_text() == run(store, "--format", "ecs").stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["mails.ndjson"]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_file_is_whole_or_not_there(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """What was there before stays, and nothing is left beside it."""
+
+    def broken(*args: Any) -> Any:
+        yield from ()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("smtpproxy.audit_export_cli.records", broken)
+    monkeypatch.setattr("smtpproxy.audit_export_cli.mails", broken)
+    (tmp_path / "out").write_text("before")
+    done = run(store, "--format", form, "--output", str(tmp_path / "out"))
+    assert done.exit_code == 3
+    assert "can't be written: No space left on device" in done.stderr
+    assert (tmp_path / "out").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_directory_that_is_not_there(store: str, tmp_path: Path) -> None:
+    for form in ("jsonl", "parquet"):
+        done = run(store, "--format", form, "--output", str(tmp_path / "no" / "out"))
+        assert (done.exit_code, done.stdout) == (3, "")
+        assert "can't be written: No such file or directory" in done.stderr
+
+
+def test_who_reads_has_seen_enough(store: str) -> None:
+    shell = f"{sys.executable} -m smtpproxy audit export --store {store} --format ecs | head -n 1"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["ecs"]
+
+
+def test_no_store(tmp_path: Path) -> None:
+    assert run(str(tmp_path)).exit_code == 3
+
+
+# ---------------------------------------------------------------------------------------------------------- Parquet
+
+
+def test_parquet(store: str, tmp_path: Path) -> None:
+    """Every column of every mail, read by DuckDB."""
+    duckdb = pytest.importorskip("duckdb", reason="pip install 'smtpproxy[export]'")
+    done = run(store, "--format", "parquet", "-o", str(tmp_path / "mails.parquet"))
+    assert done.exit_code == 0, done.stderr
+    table = duckdb.sql(f"SELECT * FROM '{tmp_path}/mails.parquet' ORDER BY number")
+    assert table.columns == [column.name for column in parquet.COLUMNS]
+    assert [str(kind) for kind in table.types] == [column.type for column in parquet.COLUMNS]
+    there = [row(mail) for mail in in_it(store)]
+    read = [dict(zip(table.columns, values, strict=True)) for values in table.fetchall()]
+    assert len(read) == len(there)
+    for one, other in zip(read, there, strict=True):
+        ended = one.pop("ended")
+        assert f"{ended:%Y-%m-%d %H:%M:%S.%f}" == other.pop("ended")
+        assert one == other
+    assert any(one["anomalies"] for one in read)
+
+
+def test_parquet_is_no_text(store: str) -> None:
+    done = run(store, "--format", "parquet")
+    assert done.exit_code == 2
+    assert "say --output FILE" in done.stderr
+
+
+def test_without_the_extra(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    done = run(store, "--format", "parquet", "-o", str(tmp_path / "x"))
+    assert done.exit_code == 2
+    assert 'pip install "smtpproxy[export]"' in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+def test_the_tables_of_the_page() -> None:
+    """Row for row as the code has them."""
+    expected = {
+        "ECS": [(one.path, one.source) for one in ecs.FIELDS],
+        "OCSF": [(one.path, one.source) for one in ocsf.FIELDS],
+        "Parquet": [(one.name, f"`{one.type}` | {one.source}") for one in parquet.COLUMNS],
+    }
+    for title, rows in expected.items():
+        section = PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE) == rows
+        assert {"ECS": ecs.VERSION, "OCSF": ocsf.VERSION}.get(title, "") in section
+
+
+def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_the_page(tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) >= 4
+    for command in commands:
+        if not command.startswith("smtpproxy "):
+            assert command.startswith(("duckdb ", "pip "))
+            continue
+        words = shlex.split(re.split(r" [|>] ", command)[0])[2:]
+        done = run("store", *words[1:])
+        assert done.exit_code == 0, (command, done.stderr)

@@ -1,0 +1,151 @@
+"""`smtpproxy audit key`, as somebody uses it."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from smtpproxy.audit.keys import load, load_verifiers
+from smtpproxy.audit_cli import audit
+from smtpproxy.store.owning import take
+from smtpproxy.store.store import Store
+from tests.store.filling import Writer, lines
+from tests.store.signing import checkpoint, verified
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(audit, ["key", *map(str, args)])
+
+
+def test_a_key_is_made(tmp_path: Path) -> None:
+    made = run("init", tmp_path / "a.key", "--name", "gw.example/audit")
+    assert made.exit_code == 0
+    vkey = made.stdout.strip()
+    assert vkey.startswith("gw.example/audit+")
+    assert stat.S_IMODE((tmp_path / "a.key").stat().st_mode) == 0o600
+    assert (tmp_path / "a.key.vkey").read_text().strip() == vkey
+    assert run("show", tmp_path / "a.key").stdout.strip() == vkey
+    again = run("init", tmp_path / "a.key")
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "a.key" in again.stderr
+    assert run("show", tmp_path / "a.key").stdout.strip() == vkey  # it is the old one
+
+
+def test_this_machine_s_name_is_the_default(tmp_path: Path) -> None:
+    assert run("init", tmp_path / "a.key").stdout.startswith(f"smtpproxy/{os.uname().nodename}+")
+
+
+@pytest.mark.parametrize(
+    "args", [("show", "nowhere"), ("init", "a.key", "--name", "a b"), ("rotate", "nowhere", "--store", "s")]
+)
+def test_what_can_t_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed = run(*args)
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("smtpproxy: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Site:
+    """A key, and a store that it signs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "audit.key"
+        self.store = directory / "store"
+        self.store.mkdir()
+        self.writer = Writer()
+        self.vkey = run("init", self.file, "--name", "gw.example/audit").stdout.strip()
+        with_key = Store(self.store, create=True)
+        with with_key.changing():
+            with_key.keep("origin", "gw.example/audit")
+            with_key.keep("vkey", self.vkey)
+        with_key.close()
+        self.grow()
+
+    def grow(self, mails: int = 60) -> None:
+        """As long as it is signed by the key that is in the file."""
+        store = Store(self.store)
+        signer = load(self.file)
+        assert store.value("vkey") == signer.vkey
+        store.append(list(lines(mails, writer=self.writer)))
+        checkpoint(store, signer)
+        store.close()
+
+    def rotate(self) -> Result:
+        return run("rotate", self.file, "--store", self.store)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_a_key_is_replaced(site: Site) -> None:
+    """Who has the first vkey verifies all of it; the new one alone proves nothing of the time before."""
+    for _ in range(2):
+        before = load(site.file).vkey
+        done = site.rotate()
+        assert done.exit_code == 0, done.stderr
+        assert load(site.file).vkey != before
+        assert load_verifiers(Path(f"{site.file}.vkey"))[0].vkey == load(site.file).vkey
+        assert not Path(f"{site.file}.new").exists()
+        assert stat.S_IMODE(site.file.stat().st_mode) == 0o600
+        site.grow()
+    report = verified(site.store, vkey=site.vkey)
+    assert report.findings == []
+    assert report.checkpoints == 3
+
+
+def test_not_while_a_proxy_has_the_store(site: Site) -> None:
+    lock = take(site.store)
+    assert lock is not None
+    before = site.file.read_bytes()
+    refused = site.rotate()
+    assert refused.exit_code == 2
+    assert "just now: stop it first" in refused.stderr
+    assert site.file.read_bytes() == before
+    os.close(lock)
+    assert site.rotate().exit_code == 0
+
+
+def test_not_with_another_key(site: Site, tmp_path: Path) -> None:
+    run("init", tmp_path / "other.key", "--name", "gw.example/audit")
+    refused = run("rotate", tmp_path / "other.key", "--store", site.store)
+    assert refused.exit_code == 2
+    assert site.vkey in refused.stderr
+    assert not (tmp_path / "other.key.new").exists()
+
+
+def test_cut_off_before_the_new_key_was_introduced(site: Site) -> None:
+    """A new key lies there that nobody knows of."""
+    run("init", f"{site.file}.new", "--name", "gw.example/audit")
+    done = site.rotate()
+    assert done.exit_code == 0, done.stderr
+    site.grow()
+    assert verified(site.store, vkey=site.vkey).findings == []
+
+
+def test_cut_off_before_the_old_key_was_gone(site: Site) -> None:
+    """The store knows the new key, and the old one is in its place still."""
+    old = site.file.read_bytes()
+    assert site.rotate().exit_code == 0
+    new = site.file.read_bytes()
+    Path(f"{site.file}.new").write_bytes(new)
+    Path(f"{site.file}.new.vkey").write_bytes(Path(f"{site.file}.vkey").read_bytes())
+    site.file.write_bytes(old)
+    os.chmod(f"{site.file}.new", 0o600)
+    done = site.rotate()
+    assert done.exit_code == 0
+    assert "is in its place now" in done.stdout
+    assert site.file.read_bytes() == new
+    site.grow()
+    assert verified(site.store, vkey=site.vkey).findings == []
+
+
+def test_a_store_that_is_none(tmp_path: Path) -> None:
+    run("init", tmp_path / "a.key")
+    failed = run("rotate", tmp_path / "a.key", "--store", tmp_path / "nowhere")
+    assert failed.exit_code == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.key", "a.key.vkey"]
