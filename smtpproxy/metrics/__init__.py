@@ -1,0 +1,1 @@
+"""What the proxy counts, and how Prometheus gets it."""
