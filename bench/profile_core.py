@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout's, not one that is installed
 
+from smtpproxy.audit.appending import Appender
 from smtpproxy.audit.log import AuditLog
 from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
@@ -85,7 +86,7 @@ def main() -> None:
     loaded = load_rules(())
     judge = Judge(loaded.rules)
     with tempfile.TemporaryFile() as file:
-        audit = AuditLog(file.fileno(), wall=lambda at: at)
+        audit = AuditLog([Appender(file.fileno())], wall=lambda at: at)
         ways: dict[str, tuple[Record, Callable[[], object]]] = {
             "session": (lambda item: None, lambda: None),
             "session + audit": (audit.session("bench-1"), audit.flush),

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout's, 
 
 from profile_core import CLOSE, OPEN, Turn
 
+from smtpproxy.audit.appending import Appender
 from smtpproxy.audit.log import AuditLog
 from smtpproxy.policy.judge import Judge
 from smtpproxy.policy.load import load_rules
@@ -152,7 +153,7 @@ def write_audit(path: Path, exchanges: int) -> int:
     """An audit of about so many exchanges, of a day; how many there are."""
     turns = [*OPEN, *envelope(2, 1), *envelope(1, 2), *CLOSE]
     with open(path, "wb+") as file:
-        audit = AuditLog(file.fileno(), wall=lambda at: at)
+        audit = AuditLog([Appender(file.fileno())], wall=lambda at: at)
         record = audit.session("SESSION")
         facts = {"listener": "mx", "client": "192.0.2.1:4025", "local": "192.0.2.9:25", "server": "mx.example:25"}
         record(AuditRecord(Kind.CONNECT, 0.0, detail=facts))

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from smtpproxy import __version__
+from smtpproxy.audit_cli import audit as audit_group
 from smtpproxy.ca_cli import ca as ca_group
 from smtpproxy.explain_cli import explain
 from smtpproxy.gateway_cli import doctor, nft
@@ -51,7 +52,7 @@ Exit codes:
 
 
 @click.group(
-    commands=[ca_group, nft, doctor, quarantine, rules_group, status, explain],
+    commands=[audit_group, ca_group, nft, doctor, quarantine, rules_group, status, explain],
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -117,6 +118,7 @@ def cli() -> None:
 )
 @click.option("--no-shipped-rules", is_flag=True, help="Without the rules that come with smtpproxy.")
 @click.option("--audit", metavar="FILE", help="Where the record goes; - is standard output.")
+@click.option("--store", metavar="DIR", help="Where it is kept to be searched, shown and proved (smtpproxy audit).")
 @click.option(
     "--newlines", type=click.Choice(["normalise", "refuse"]), help="What is done with CR or LF alone in content."
 )
@@ -179,6 +181,7 @@ def serve(
     rules: Sequence[str],
     no_shipped_rules: bool,
     audit: str | None,
+    store: str | None,
     newlines: str | None,
     client_tls: str | None,
     server_tls: str | None,
@@ -237,6 +240,7 @@ def serve(
         (("rules",), list(rules), "--rules"),
         (("shipped_rules",), False if no_shipped_rules else None, "--no-shipped-rules"),
         (("audit", "file"), audit, "--audit"),
+        (("audit", "store"), store, "--store"),
         (("listener", "*", "tls", "client"), client_tls, "--client-tls"),
         (("listener", "*", "tls", "server"), server_tls, "--server-tls"),
         (("listener", "*", "tls", "verify"), verify, "--verify"),

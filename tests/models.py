@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.policy.judge import default_judge
 from smtpproxy.session.effects import Abort, Close
 from smtpproxy.session.records import AuditRecord, Kind
@@ -391,7 +391,7 @@ def converse(
             break
         made.client_sent(piece)
         _pump(talk)
-    talk.records = [render(record) for record in records]
+    talk.records = [rendered(record) for record in records]
     talk.sent = [
         bytes(record.exchange.sent.wire).removesuffix(b"\r\n")
         for record in records

@@ -9,7 +9,7 @@ its reply is an error, unless it says `.. open`.
 import re
 from typing import Any
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.policy.judge import default_judge
 from smtpproxy.proving import driving
 from smtpproxy.proving.driving import TLS, Clock, Outputs, Outside
@@ -140,7 +140,7 @@ def _played(
     clock = Clock()
 
     def record(item: AuditRecord) -> None:
-        lines.append(render(item))
+        lines.append(rendered(item))
 
     if inside:
         settings["posture"] = INSIDE

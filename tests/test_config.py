@@ -352,10 +352,13 @@ def test_the_example_holds_every_setting_with_its_default(tmp_path: Path) -> Non
     full = load(tmp_path, re.sub(r"^#(?=[a-z_]+ = )", "", text, flags=re.MULTILINE))
     assert full == plain
     whole = re.sub(r"^# ?(?=[a-z_]+ = |\[\[?[a-z.]+\]\]?$)", "", text, flags=re.MULTILINE)  # also what is no default
+    whole = re.sub(r'^store = ""', 'store = "audit"', whole, flags=re.MULTILINE)  # sinks want one
     (tmp_path / "smtpproxy.toml").write_text(whole)
     everything = load_config(tmp_path / "smtpproxy.toml", look=lambda config: ())
     assert everything.listeners[0].tls.client_certificate
     assert everything.matches
+    assert everything.audit.syslog
+    assert everything.audit.otel
     for path, model in TABLES.items():
         for key in keys_of(model):
             header = re.escape(".".join((*path, key)))

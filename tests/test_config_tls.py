@@ -500,7 +500,11 @@ def test_every_setting_that_names_a_file_is_relative_to_the_configuration() -> N
         ("process",): ["control"],
         ("tls",): ["keylog"],
         ("ca",): ["directory", "passphrase_file"],
-        ("audit",): ["file"],
+        ("audit",): ["file", "store", "key", "pseudonym_key", "auditor"],
+        ("audit", "syslog"): ["roots"],
+        ("audit", "syslog", "client_certificate"): ["chain", "key"],
+        ("audit", "otel"): ["roots", "headers_file"],
+        ("audit", "otel", "client_certificate"): ["chain", "key"],
         ("quarantine",): ["directory"],
     }
 

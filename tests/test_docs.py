@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from smtpproxy.audit.lines import render
+from smtpproxy.audit.lines import rendered
 from smtpproxy.cli import cli
 from smtpproxy.policy.load import load_rules
 from smtpproxy.policy.rules import ExtensionRule
@@ -60,8 +60,9 @@ def test_the_tls_table_of_the_page_is_one(page: str, tmp_path: Path) -> None:
 
 def test_the_commands_of_the_readme_are_commands() -> None:
     """Each with an option it has; `explain` for real."""
-    lines = re.findall(r"^smtpproxy (rules \w+|\w+)([^#\n]*)", README, re.MULTILINE)
-    assert {name.partition(" ")[0] for name, _ in lines} == {"serve", "explain", "check", "nft", "doctor", "rules"}
+    lines = re.findall(r"^smtpproxy ((?:rules|audit) \w+|\w+)([^#\n]*)", README, re.MULTILINE)
+    expected = {"serve", "explain", "check", "nft", "doctor", "rules", "audit"}
+    assert {name.partition(" ")[0] for name, _ in lines} == expected
     for name, rest in lines:
         help_text = CliRunner().invoke(cli, [*name.split(), "--help"]).output
         assert all(option in help_text for option in re.findall(r"--[a-z-]+", rest)), (name, rest)
@@ -84,7 +85,7 @@ def _audit(path: Path) -> None:
     lines: list[str] = []
 
     def record(item: AuditRecord) -> None:
-        lines.append(json.dumps({"at": "2026-01-01T00:00:00Z", "session": "4d9d6b7a53-1", **render(item)}))
+        lines.append(json.dumps({"at": "2026-01-01T00:00:00Z", "session": "4d9d6b7a53-1", **rendered(item)}))
 
     session = Session(judge=PassAll(), record=record, clock=lambda: 0.0)
     for client, octets in WHOLE:

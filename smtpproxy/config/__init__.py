@@ -1,11 +1,12 @@
 """The configuration: `tables` and `tls` have every setting, `values` the kinds of values; `load` reads and checks."""
 
+from smtpproxy.config.audit import AuditConfig
 from smtpproxy.config.inline import GatewayConfig, InterceptConfig, MatchConfig, ProcessConfig
 from smtpproxy.config.load import COMMAND_LINE, ConfigError, Override, load_config
+from smtpproxy.config.metrics import MetricsConfig
 from smtpproxy.config.paths import NamedFile, exposed, files, missing
 from smtpproxy.config.tables import (
     TABLES,
-    AuditConfig,
     Config,
     LimitsConfig,
     ListenerConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "ListenerConfig",
     "LogConfig",
     "MatchConfig",
+    "MetricsConfig",
     "Mistake",
     "NamedFile",
     "Network",

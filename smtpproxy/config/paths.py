@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from smtpproxy.config.tables import Config
-from smtpproxy.config.tls import TLSConfig
+from smtpproxy.config.tls import CertificateConfig, TLSConfig
 from smtpproxy.config.values import Mistake
 from smtpproxy.policy.toml import KeyPath, Severity, nearest, shown
 
@@ -48,16 +48,18 @@ def files(config: Config) -> list[NamedFile]:
             severity: Severity = "error" if place[0] == "ca" else "warning"
             found.append(NamedFile(what, Path(path), use, place, closed, severity))
 
+    def add_certificate(own: CertificateConfig | None, *here: str | int) -> None:
+        if own is not None:
+            alone = 0 if own.key else _GROUP
+            add("client certificate chain", own.chain, *here, "chain", closed=alone)
+            add("client certificate's private key", own.key, *here, "key", closed=_GROUP)
+
     def add_tls(tls: TLSConfig, *here: str | int) -> None:
-        own = tls.client_certificate
         for number, given in enumerate(tls.certificates):
             alone = 0 if given.key else _GROUP  # the key is in it too
             add("certificate chain", given.chain, *here, "certificates", number, "chain", closed=alone)
             add("private key", given.key, *here, "certificates", number, "key", closed=_GROUP)
-        if own is not None:
-            alone = 0 if own.key else _GROUP
-            add("client certificate chain", own.chain, *here, "client_certificate", "chain", closed=alone)
-            add("client certificate's private key", own.key, *here, "client_certificate", "key", closed=_GROUP)
+        add_certificate(tls.client_certificate, *here, "client_certificate")
         add("roots", tls.roots, *here, "roots")
 
     for index, listener in enumerate(config.listeners):
@@ -75,6 +77,15 @@ def files(config: Config) -> list[NamedFile]:
         add("certificate of the CA", str(directory / CA_CERTIFICATE), "ca", "directory")
         add("private key of the CA", str(directory / CA_KEY), "ca", "directory", closed=_OWNER)
         add("passphrase", config.ca.passphrase_file, "ca", "passphrase_file", closed=_GROUP)
+    add("key of the checkpoints", config.audit.key, "audit", "key", closed=_GROUP)
+    add("key of pseudonyms", config.audit.pseudonym_key, "audit", "pseudonym_key", closed=_GROUP)
+    add("auditor's public key", config.audit.auditor, "audit", "auditor")
+    for kind, sinks in (("syslog", config.audit.syslog), ("otel", config.audit.otel)):
+        for index, sink in enumerate(sinks):
+            add_certificate(sink.client_certificate, "audit", kind, index, "client_certificate")
+            add("roots", sink.roots, "audit", kind, index, "roots")
+    for index, collector in enumerate(config.audit.otel):
+        add("headers", collector.headers_file, "audit", "otel", index, "headers_file", closed=_GROUP)
     add("quarantine", config.quarantine.directory, "quarantine", "directory", use="store", closed=_OWNER)
     return found
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, create_model, model_validator
 from pydantic.fields import FieldInfo
 
+from smtpproxy.config.audit import Addresses, AuditConfig
 from smtpproxy.config.cpus import usable_cpus
 from smtpproxy.config.inline import (
     MOST_WORKERS,
@@ -26,6 +27,8 @@ from smtpproxy.config.inline import (
     ProcessConfig,
     Source,
 )
+from smtpproxy.config.metrics import MetricsConfig
+from smtpproxy.config.sinks import OTelConfig, PostgresConfig, SyslogConfig
 from smtpproxy.config.tls import (
     AllTLSConfig,
     CAConfig,
@@ -167,6 +170,12 @@ class ListenerConfig(Table):
         "CR or LF alone in content: made CRLF, or refused with 550. Letting them pass is how mail is smuggled",
         "old devices send them and mean no harm; as CRLF they can do none",
     )
+    addresses: Addresses = setting(
+        "clear",
+        "mail addresses in the record: as they are, as `pseudonym`s that the key of `[audit] pseudonym_key` can tell,"
+        " or with their domain alone",
+        "who looks after mail has to find it",
+    )
     tls: TLSConfig = TLSConfig()
     intercept: InterceptConfig = InterceptConfig()
 
@@ -217,14 +226,6 @@ class LimitsConfig(Table):
 
 class PatienceConfig(Table):
     """`[patience]`: seconds a peer is waited for."""
-
-
-class AuditConfig(Table):
-    """`[audit]`: the record of everything that was asked, sent, got and told."""
-
-    file: str = setting(
-        "-", "a file, or `-` for standard output", "a service manager or container collects it there", path=True
-    )
 
 
 class QuarantineConfig(Table):
@@ -295,6 +296,7 @@ class Config(Table):
     patience: _AllPatience = _AllPatience()
     audit: AuditConfig = AuditConfig()
     quarantine: QuarantineConfig = QuarantineConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
     def effective(self, listener: ListenerConfig, match: MatchConfig) -> ListenerConfig:
@@ -362,7 +364,13 @@ TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
     ("limits",): _AllLimits,
     ("patience",): _AllPatience,
     ("audit",): AuditConfig,
+    ("audit", "postgres"): PostgresConfig,
+    ("audit", "syslog"): SyslogConfig,
+    ("audit", "syslog", "client_certificate"): CertificateConfig,
+    ("audit", "otel"): OTelConfig,
+    ("audit", "otel", "client_certificate"): CertificateConfig,
     ("quarantine",): QuarantineConfig,
+    ("metrics",): MetricsConfig,
     ("log",): LogConfig,
 }
 

@@ -25,6 +25,10 @@ def together(config: Config) -> Iterator[Mistake]:
     if any(variant.entry.tls.verify == "dane" for variant in config.variants()):
         yield from resolver_mistakes(config.dns)
     yield from _of_addresses(config.listeners)
+    for index, listener in enumerate(config.listeners):
+        if listener.addresses == "pseudonym" and not config.audit.pseudonym_key:
+            mend = "`[audit] pseudonym_key`, which `smtpproxy audit pseudonym-key init FILE` makes"
+            yield Mistake(("listener", index, "addresses"), "pseudonyms are made with a key, and none is named", mend)
     names = [listener.name for listener in config.listeners]
     before: set[str] = set()
     for index, match in enumerate(config.matches):

@@ -270,6 +270,7 @@ SocketPath = Annotated[str, AfterValidator(_socket_path)]
 Port = Annotated[int, Field(gt=0, le=65_535)]
 Positive = Annotated[int, Field(gt=0, le=2**62)]
 Octets = Annotated[int, BeforeValidator(_octets), Field(gt=0, le=2**62)]
+OctetsOrNone = Annotated[int, BeforeValidator(_octets), Field(ge=0, le=2**62)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

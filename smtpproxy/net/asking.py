@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from smtpproxy.metrics.meter import Meter
 from smtpproxy.net.keeping import facts
 from smtpproxy.net.reactor import Reactor
 from smtpproxy.net.troubles import Troubles
+from smtpproxy.quarantine.errors import Full
 from smtpproxy.quarantine.store import QuarantineError, Store
 from smtpproxy.session.effects import Ask
 from smtpproxy.session.verdicts import Call, Failed, Keep, Question, Wait
@@ -64,15 +66,17 @@ class Asking:
         self,
         reactor: Reactor,
         store: Store | None = None,
+        meter: Meter | None = None,
         *,
         most: int = MOST,
         calling: int = CALLING,
         keeping: int = KEEPING,
     ) -> None:
-        """`store`: where mails are kept; None: nowhere."""
+        """`store`: where mails are kept; None: nowhere. `meter`: counts what comes of them."""
         self.queued = False  # the reactor's
         self._reactor = reactor
         self._store = store
+        self._count = meter.kept if meter is not None else _uncounted
         self._most = most
         self._calling = trio.CapacityLimiter(calling)
         self._keeping = trio.CapacityLimiter(keeping)
@@ -166,9 +170,12 @@ class Asking:
             return store.keep(keep.content, keep.facts, wanted=lambda: asked.wanted and now() < asked.until)
 
         try:
-            return await trio.to_thread.run_sync(write, limiter=self._keeping)
+            kept = await trio.to_thread.run_sync(write, limiter=self._keeping)
+            self._count("kept")
+            return kept
         except QuarantineError as error:
             if asked.wanted:
+                self._count("full" if isinstance(error, Full) else "failed")
                 self._refusals.add(str(error), self._reactor.now, rule=keep.rule, session=asked.session_id)
             return Failed(str(error))
 
@@ -190,6 +197,10 @@ class Asking:
 
     def write(self) -> None:
         """Nothing is sent from here."""
+
+
+def _uncounted(outcome: str) -> None:
+    """Nobody wants to know."""
 
 
 def _stop(error: BaseException) -> BaseException | None:

@@ -68,6 +68,7 @@ class Status(msgspec.Struct, frozen=True):
     generation: int
     state: str = "serving"  # or starting, draining
     loaded: float = 0.0  # when the configuration in force was read, seconds since 1970
+    ruleset: str = ""  # which rules are in force: a digest, as on record
     sessions: int = 0
     accepted: int = 0
     restarts: int = 0  # workers that had to be replaced

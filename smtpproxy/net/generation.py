@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 import structlog
 import trio
 
-from smtpproxy.audit.log import WriteLock
+from smtpproxy.audit.appending import WriteLock
 from smtpproxy.net import forking
 from smtpproxy.net.listening import Held
 from smtpproxy.net.loop import Loop
+from smtpproxy.net.metering import Metering
 from smtpproxy.net.privileges import Identity
+from smtpproxy.net.recording import Recording
 from smtpproxy.net.service import DRAINED, FAILED, READY, Order, Outfit, work
 from smtpproxy.net.setup import Setup
 from smtpproxy.net.signingprocess import SigningProcess
@@ -68,8 +70,9 @@ class Record(NamedTuple):
 class Worker:
     """One process."""
 
-    def __init__(self, pid: int, region: int, orders: socket.socket, born: float) -> None:
+    def __init__(self, pid: int, name: str, region: int, orders: socket.socket, born: float) -> None:
         self.pid = pid
+        self.name = name  # in the record: what its sessions are called begins with it
         self.region = region
         self.orders = orders
         self.born = born
@@ -107,7 +110,9 @@ class Generation:
         *,
         loop: Loop,
         tallies: Tallies,
+        metering: Metering,
         signing: SigningProcess | None,
+        recording: Recording | None = None,
         identity: Identity,
     ) -> None:
         self.number = number
@@ -115,6 +120,7 @@ class Generation:
         self.held = tuple(held)
         self.record = record
         self.signing = signing
+        self.recording = recording
         self.phase = Phase.COMING
         self.failure: Failure | None = None
         self.deaths = 0
@@ -122,6 +128,7 @@ class Generation:
         self.slots = [Slot(number) for number in range(setup.config.worker_count)]
         self._loop = loop
         self._tallies = tallies
+        self._metering = metering
         self._identity = identity
         self._looked_at: float | None = None
         self._forgiven_at = float("-inf")  # silence before this does not count
@@ -144,8 +151,10 @@ class Generation:
 
     @property
     def over(self) -> bool:
-        """None is left, and there will be none."""
-        return self.phase is not Phase.SERVING and not any(self.workers)
+        """None is left, and there will be none; what they recorded is in the store."""
+        if self.phase is Phase.SERVING or any(self.workers):
+            return False
+        return self.recording is None or self.recording.ended
 
     @property
     def sessions(self) -> int:
@@ -176,6 +185,8 @@ class Generation:
         """Accept no more; sessions go on to their own end."""
         self.phase = Phase.RETIRED
         self._order(Order.DRAIN)
+        if self.recording is not None:
+            self.recording.leave()
 
     def stop(self) -> None:
         """What is in flight is finished within the drain time; 421 to the rest."""
@@ -212,6 +223,7 @@ class Generation:
             keep += [its_signer.fileno()] if its_signer is not None else []
             quiet = slot.number > 0 or self.phase is not Phase.COMING  # one of them tells what all could
             certificate = self.signing.certificate if self.signing is not None else b""
+            name = os.urandom(5).hex()
 
             def task() -> int:
                 outfit = Outfit(
@@ -224,6 +236,8 @@ class Generation:
                     certificate,
                     self._identity,
                     quiet,
+                    name,
+                    self._metering.meter(self.setup.config.metrics, region),
                 )
                 return trio.run(work, outfit, its)
 
@@ -235,7 +249,7 @@ class Generation:
             return
         finally:
             its.close()
-        worker = Worker(pid, region, ours, self._loop.now)
+        worker = Worker(pid, name, region, ours, self._loop.now)
         slot.worker = worker
         self._loop.watch(ours.fileno(), lambda: self._hear(worker))
 
@@ -290,11 +304,14 @@ class Generation:
         sessions = self._tallies.sessions()[worker.region]
         self._loop.forget(worker.orders.fileno())
         worker.orders.close()
+        self._metering.fold(worker.region)
         self._tallies.release(worker.region)
         slot.worker = None
         how = forking.how(status)
         if worker.failure is not None:
             how = f"{how}: {worker.failure.text}"
+        if self.recording is not None and status != 0:
+            self.recording.say("worker-died", {"worker": worker.name, "how": how, "sessions": sessions})
         facts: dict[str, Any] = {"pid": worker.pid, "how": how, "lived": round(lived, 1)}
         if self.phase is Phase.COMING:
             self.failure = self.failure or worker.failure or Failure(1, f"a worker {how} before it was ready")
@@ -328,6 +345,10 @@ class Generation:
         self._looked_at = now
         if self.signing is not None:
             self.signing.check(now)
+        if self.recording is not None:
+            if self.phase in (Phase.RETIRED, Phase.STOPPING) and not any(self.workers):
+                self.recording.stop()
+            self.recording.check()
         for slot in self.slots:
             if slot.worker is not None:
                 self._look_at(slot.worker)
@@ -363,6 +384,8 @@ class Generation:
         """Let go of what it alone had; its workers are over."""
         if self.signing is not None:
             self.signing.close()
+        if self.recording is not None:
+            self.recording.close()
 
 
 def _tell(worker: Worker, order: Order) -> None:

@@ -22,7 +22,7 @@ from collections.abc import MutableMapping, Sequence
 import msgspec
 import structlog
 
-from smtpproxy.audit.log import WriteLock
+from smtpproxy.audit.appending import WriteLock
 from smtpproxy.net.founding import Shared
 from smtpproxy.net.generation import Record
 from smtpproxy.net.listening import Held

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from smtpproxy.audit.lines import Private
 from smtpproxy.audit.log import AuditLog
 from smtpproxy.net.arriving import Arriving
 from smtpproxy.net.dialling import Dial
@@ -55,13 +56,13 @@ class Refusal(NamedTuple):
 class Sessions:
     """All relays of this worker, and the bounds on those of all workers."""
 
-    def __init__(self, *, connections: int, per_client: int, tally: Tally) -> None:
+    def __init__(self, *, connections: int, per_client: int, tally: Tally, name: str = "") -> None:
         self.relays: set[Relay] = set()
         self.arriving: set[Arriving] = set()
         self.tally = tally
         self._connections = connections
         self._per_client = per_client
-        self._prefix = os.urandom(5).hex()
+        self._prefix = name or os.urandom(5).hex()
         self._numbers = itertools.count(1)
         self.changed: Callable[[], None] = lambda: None
 
@@ -136,6 +137,8 @@ class Listener:
         spool: Callable[[], Any],
         accepts: int = ACCEPTS,
         ask: Callable[[str, Relay, Ask], None] | None = None,
+        full: Callable[[], bool] | None = None,
+        private: Callable[[], Private | None] = lambda: None,
     ) -> None:
         self._plans = plans
         self._entry = plans.entry
@@ -149,6 +152,8 @@ class Listener:
         self._spool = spool
         self._accepts = accepts
         self._ask = ask
+        self._full = full or bool
+        self._private = private
         self._reach = Reach(self._entry.reach, loops.machine)
         self._refused: list[tuple[socket.socket, bytes]] = []  # to be told so once that is on record
         self._paused = False
@@ -229,7 +234,7 @@ class Listener:
         plan = self._plans.choose(origin)
         host = origin.client[0]
         session_id = self._sessions.new_id()
-        record = self._audit.session(session_id)
+        record = self._audit.session(session_id, self._private())
         refusal = refusal or self._refusal(plan, origin)
         server, addresses = plan.server(origin)
         facts = self._facts(plan, origin, server, refusal)
@@ -259,7 +264,7 @@ class Listener:
             announcement=announcement_of(plan.entry, origin),
             foreword=foreword_of(plan.entry, origin),
             client_first=client_first(plan.entry),
-            facts=Facts(self._entry.name, plan.name, *origin.client, *plan.going(origin), time.time),
+            facts=Facts(self._entry.name, plan.name, *origin.client, *plan.going(origin), time.time, self._full),
         )
         if plan.unseen:
             pass_unseen(session)

@@ -37,6 +37,9 @@ def look(config: Config) -> Iterator[Mistake]:
                 f'verify = "{verify}" needs more, and {" and ".join(lacking)} can\'t be imported',
                 f'`pip install "smtpproxy[{verify}]"`',
             )
+    for place, library, extra in _wanted(config):
+        if find_spec(library) is None:
+            yield Mistake(place, f"needs more, and {library} can't be imported", f'`pip install "smtpproxy[{extra}]"`')
     found = list(missing(config))
     yield from found
     if found:  # what is not there can't be read
@@ -51,6 +54,16 @@ def look(config: Config) -> Iterator[Mistake]:
             variant.entry.tls.makes_certificates for variant in config.variants()
         )
         yield mistake._replace(severity="warning") if idle else mistake
+
+
+def _wanted(config: Config) -> Iterator[tuple[KeyPath, str, str]]:
+    """Settings that need a library, and the extra that brings it."""
+    if config.metrics.listen is not None:
+        yield ("metrics", "listen"), "prometheus_client", "metrics"
+    if config.audit.postgres.address:
+        yield ("audit", "postgres", "address"), "psycopg", "postgres"
+    for index in range(len(config.audit.otel)):
+        yield ("audit", "otel", index), "opentelemetry", "otel"
 
 
 def _tables(config: Config) -> Iterator[tuple[KeyPath, TLSConfig]]:

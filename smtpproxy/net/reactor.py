@@ -29,8 +29,13 @@ RETRY_SOON, RETRY = 0.001, 0.5  # seconds until a record that could not be writt
 class Record(Protocol):
     """Where records go."""
 
+    unsettled: bool  # what was flushed has to be on the disk before anything is sent
+
     def flush(self) -> bool:
         """Write what was recorded; False if it could not be."""
+
+    def settle(self) -> None:
+        """Have it on the disk. Blocks; raises OSError if the disk failed."""
 
 
 class Handler(Protocol):
@@ -53,13 +58,19 @@ class Worker(Protocol):
 
 
 class Reactor:
-    """Turns events into calls. `now` is the monotonic time of this turn."""
+    """Turns events into calls. `now` is the monotonic time of this turn; `measure` is told how long each one took."""
 
-    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        record: Record,
+        clock: Callable[[], float] = time.monotonic,
+        measure: Callable[[float], None] | None = None,
+    ) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._record = record
         self._clock = clock
+        self._measure = measure
         self._ready: list[Worker] = []  # have something to do without any event
         self.now = clock()
         self.stalled = False  # the record can't be written just now
@@ -125,7 +136,7 @@ class Reactor:
 
     async def turn(self, events: list[tuple[int, int]]) -> None:
         """One turn: events, reads, the record, writes."""
-        self.now = self._clock()
+        began = self.now = self._clock()
         handlers = self._handlers
         for fd, mask in events:
             handler = handlers.get(fd)
@@ -137,8 +148,12 @@ class Reactor:
             worker.read()
         if not self._record.flush():
             await self._stall()
+        if self._record.unsettled:
+            await trio.to_thread.run_sync(self._record.settle)
         for worker in workers:
             worker.write()
+        if self._measure is not None:
+            self._measure(self._clock() - began)
 
     async def _stall(self) -> None:
         """Wait until the record can be written: a full disk tells nobody when there is room again."""

@@ -14,6 +14,7 @@ Exit codes: 0 ended in order · 1 stopped at once, or failed · 2 what is config
 """
 
 import contextlib
+import os
 import signal
 import socket
 import tempfile
@@ -26,9 +27,15 @@ from typing import Any, NamedTuple
 import structlog
 import trio
 
-from smtpproxy.audit.log import AuditLog, WriteLock
+from smtpproxy.audit.appending import Appender, WriteLock
+from smtpproxy.audit.journal import RESERVE, Journal, Owner
+from smtpproxy.audit.keys import KeyFileError
+from smtpproxy.audit.log import AuditLog
+from smtpproxy.audit.rotating import RotatingFile
+from smtpproxy.metrics.meter import Meter
 from smtpproxy.net import privileges
 from smtpproxy.net.asking import Asking, tidy
+from smtpproxy.net.discretion import Discretion
 from smtpproxy.net.forking import hear_sigterm
 from smtpproxy.net.listener import ACCEPTS, Listener, Sessions
 from smtpproxy.net.machine import Machine, plain
@@ -51,6 +58,7 @@ SHARED_ACCEPTS = 4  # connections taken in one turn where there are other worker
 LAST_WORDS = 3.0  # seconds for the 421 of who is told to go
 LAST_RECORD = 0.5  # seconds for the record of who was dropped
 
+STDOUT = "-"  # as a file of the audit
 READY, FAILED, DRAINED = b"READY", b"FAILED ", b"DRAINED"
 
 
@@ -73,6 +81,8 @@ class Outfit(NamedTuple):
         signer, certificate: its end of a pair with the signing process, and the CA's certificate; None, b"" without.
         identity: who it becomes; None: who it is.
         quiet: another worker has said already what could be said of what is configured.
+        name: what its sessions begin with in the record; "": any.
+        meter: what it counts with; None: it does not.
     """
 
     setup: Setup
@@ -84,6 +94,8 @@ class Outfit(NamedTuple):
     certificate: bytes = b""
     identity: Identity | None = None
     quiet: bool = False
+    name: str = ""
+    meter: Meter | None = None
 
 
 def _spool() -> Any:
@@ -98,8 +110,16 @@ class Service:
         self._outfit = outfit
         self._offset = 0.0
         self.set_wall_clock()
-        self.audit = AuditLog(outfit.audit, wall=lambda at: at + self._offset, trouble=self._trouble, lock=outfit.lock)
-        self.reactor = Reactor(self.audit)
+        self.journal = self._journal()
+        self.audit = AuditLog(
+            self._places(),
+            wall=lambda at: at + self._offset,
+            trouble=self._trouble,
+            salted=self.journal is not None,
+            durable=self.journal if self.config.audit.durable else None,
+            meter=outfit.meter.count if outfit.meter is not None else None,
+        )
+        self.reactor = Reactor(self.audit, measure=outfit.meter.turned if outfit.meter is not None else None)
         signer = None
         if outfit.signer is not None:
             signer = Signer(self.reactor, outfit.signer, outfit.certificate)
@@ -108,6 +128,7 @@ class Service:
             connections=self.config.connections,
             per_client=self.config.connections_per_client,
             tally=outfit.tally,
+            name=outfit.name,
         )
         self.store: Store | None = None  # of the quarantine
         self.asking = Asking(self.reactor)
@@ -118,12 +139,42 @@ class Service:
         self._drained = trio.Event()
         self.exit_code = 0
 
+    def _journal(self) -> Journal | None:
+        """Where the store's recorder looks for what is recorded here.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        said = self.config.audit
+        if not said.store:
+            return None
+        reserve = RESERVE if said.on_full == "refuse" else 0
+        return Journal(Path(said.store) / "journal", reserve=reserve, durable=said.durable, owner=self._owner)
+
+    def _places(self) -> list[Appender]:
+        """What is recorded goes there: first where it is proved."""
+        places: list[Appender] = [self.journal] if self.journal is not None else []
+        said, given = self.config.audit, self._outfit
+        if said.file and said.file != STDOUT and given.lock is not None and (said.rotate_size or said.rotate_age):
+            path, size, age = Path(said.file), said.rotate_size, said.rotate_age
+            places.append(RotatingFile(given.audit, path, given.lock, size=size, age=age, owner=self._owner))
+        elif said.file:
+            places.append(Appender(given.audit, given.lock))
+        return places
+
+    @property
+    def _owner(self) -> Owner | None:
+        """Whose files that are made here are to be, while others than the workers make them."""
+        identity = self._outfit.identity
+        return (identity.uid, identity.gid) if identity is not None and os.geteuid() == 0 else None
+
     def set_wall_clock(self) -> None:
         """What the time of day is by the monotonic clock. Looked at again and again: clocks are set, machines sleep."""
         self._offset = time.time() - time.monotonic()
 
-    @staticmethod
-    def _trouble(error: OSError | None) -> None:
+    def _trouble(self, error: OSError | None) -> None:
+        if self._outfit.meter is not None:
+            self._outfit.meter.blocked(error is not None)
         if error is None:
             log.info("the audit can be written again")
         else:
@@ -137,7 +188,9 @@ class Service:
             MaterialError: what is configured for TLS can't work.
             PrivilegeError: it can't become who it is to be.
             QuarantineError: nothing can be kept where mails are to be.
+            KeyFileError: a key for the record can't be had.
         """
+        self._discretion = Discretion(self.config.audit)
         self._open_quarantine()
         await self.materials.start()
         making = Making(self._outfit.setup, self.materials)
@@ -159,7 +212,7 @@ class Service:
             owner = None if identity is None else (identity.uid, identity.gid)
             folders = Folders(Path(said.directory), make=True, owner=owner)
             self.store = Store(folders, bounds=Bounds(said.size, said.mails))
-            self.asking = Asking(self.reactor, self.store)
+            self.asking = Asking(self.reactor, self.store, self._outfit.meter)
 
     def accept(self) -> None:
         """Accept from here on."""
@@ -181,6 +234,8 @@ class Service:
                     patience=self.config.patience_table(),
                     spool=_spool,
                     ask=self.asking.ask,
+                    full=None if self.journal is None else self.journal.is_full,
+                    private=self._discretion.of(plans.entry.addresses),
                     accepts=ACCEPTS if self.config.worker_count == 1 else SHARED_ACCEPTS,
                 )
                 for sock in group
@@ -205,6 +260,8 @@ class Service:
         finally:
             self.close()
         await self._last_record()
+        if self._outfit.meter is not None:
+            self._outfit.meter.publish()
 
     async def _last_record(self) -> None:
         """Nothing is lost of it, but for who ends at once and for a disk that is full for good."""
@@ -231,10 +288,14 @@ class Service:
     async def _sweep(self) -> None:
         while True:
             self._outfit.tally.beat(time.monotonic())
+            if self._outfit.meter is not None:
+                self._outfit.meter.publish()
             await trio.sleep(SWEEP)
             self.set_wall_clock()
             self.sessions.check(self.reactor.tick())
             self.asking.check()
+            if self.journal is not None:
+                self.journal.check()
             for listener in self.listeners:
                 listener.check()
             try:
@@ -287,7 +348,11 @@ class Service:
 
 async def work(outfit: Outfit, orders: socket.socket) -> int:
     """Be a worker, until it is over; the exit code."""
-    service = Service(outfit)
+    try:
+        service = Service(outfit)
+    except OSError as error:
+        _say(orders, FAILED + f"3 the record can't be written: {error.strerror}".encode())
+        return 3
     async with trio.open_nursery() as nursery:
         hearing = _Hearing(service, orders, nursery)
         await nursery.start(hearing.signals)
@@ -295,7 +360,7 @@ async def work(outfit: Outfit, orders: socket.socket) -> int:
         try:
             with hearing.preparing, _hushed(outfit.quiet):
                 await service.prepare()
-        except (MaterialError, PrivilegeError, QuarantineError) as error:
+        except (MaterialError, PrivilegeError, QuarantineError, KeyFileError) as error:
             service.close()
             service.exit_code = 2
             _say(orders, FAILED + f"2 {error}".encode())

@@ -34,15 +34,15 @@ import structlog
 
 from smtpproxy import __version__
 from smtpproxy.net import handover, listening
-from smtpproxy.net.control import Bound, ControlError, Status
-from smtpproxy.net.control import Worker as WorkerStatus
+from smtpproxy.net.control import ControlError, Status
 from smtpproxy.net.forking import HEARD
 from smtpproxy.net.founding import CannotServeError, Shared, close_record, found
 from smtpproxy.net.generation import Failure, Generation, Phase
 from smtpproxy.net.handover import Predecessor, Successor
 from smtpproxy.net.listening import Held
 from smtpproxy.net.loop import Loop
-from smtpproxy.net.machine import printable
+from smtpproxy.net.metering import Metering
+from smtpproxy.net.picture import STATES, listeners_of, workers_of
 from smtpproxy.net.setup import Load, Setup
 from smtpproxy.net.systemd import Notifier, activated
 from smtpproxy.net.tally import Tallies
@@ -55,7 +55,6 @@ LEAVE_IN = 2.0  # seconds for workers to accept no more; it takes them a turn
 MOST_RETIRED = 16  # generations that may wait for their last sessions; the oldest beyond that is stopped
 REGIONS = 64  # of the tally: for so many workers at a time, or for so many generations of them
 GENERATIONS = MOST_RETIRED + 2
-_STATES = {Phase.COMING: "starting", Phase.SERVING: "serving"}
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -98,6 +97,7 @@ class Supervisor:
         self._stopping = False
         self._signalled = False  # by a signal: a successor may have said so before, and then the signal is the first
         self._tallies = Tallies(max(REGIONS, GENERATIONS * setup.config.worker_count))
+        self._metering = Metering(self._tallies.regions)
         self._coming: Generation | None = None
         self._current: Generation | None = None
         self._retired: list[Generation] = []
@@ -149,7 +149,16 @@ class Supervisor:
         """
         held = self._held(setup)
         try:
-            coming = found(self._count + 1, setup, held, self._shared, loop=self._loop, tallies=self._tallies)
+            coming = found(
+                self._count + 1,
+                setup,
+                held,
+                self._shared,
+                loop=self._loop,
+                tallies=self._tallies,
+                metering=self._metering,
+                patient=self._predecessor is not None,
+            )
         except OSError as error:  # no descriptor, no process
             raise CannotServeError(Failure(1, error.strerror or str(error))) from error
         self._count += 1
@@ -193,6 +202,7 @@ class Supervisor:
             log.error("there is no control socket", why=str(error))  # and nobody who could go on in our place
         before, self._current, self._coming = self._current, coming, None
         coming.go()
+        self._metering.switch()
         self._loaded_at = time.time()
         known: tuple[Held, ...] = ()
         if before is not None:
@@ -230,6 +240,7 @@ class Supervisor:
     def _failed(self, coming: Generation, failure: Failure) -> None:
         """It will not come."""
         self._coming = None
+        self._metering.stay()
         coming.end()
         self._retired.append(coming)
         if self._current is not None:
@@ -306,6 +317,7 @@ class Supervisor:
             self._handed_over = True
             self._telling.manager.mainpid(successor.pid)
             self._telling.close()
+            self._metering.leave()
             self._let_go_of(current)
             current.retire()
             self._leave(current, then=lambda: self._let_go(successor))
@@ -382,6 +394,8 @@ class Supervisor:
     def _look(self) -> None:
         """See what has happened, and what is to be done."""
         self._look_at_generations()
+        if self._generations:
+            self._metering.check(self._loop.now, self._status)
         if self._coming is not None:
             self._look_at_coming(self._coming)
         if self._successor is not None:
@@ -405,45 +419,26 @@ class Supervisor:
     def _status(self) -> Status:
         """How it goes."""
         serving = self._current or self._generations[-1]
-        beats, sessions, accepted = self._tallies.beats(), self._tallies.sessions(), self._tallies.accepted()
-        now = self._loop.now
+        workers = workers_of(self._generations, self._tallies, self._loop.now)
         return Status(
             version=__version__,
             pid=os.getpid(),
             since=self._since,
             generation=serving.number,
-            state=_STATES.get(serving.phase, "draining"),
+            state=STATES.get(serving.phase, "draining"),
             loaded=self._loaded_at,
-            sessions=sum(sessions),
+            ruleset=serving.setup.judges[""].digest,
+            sessions=sum(self._tallies.sessions()),
             accepted=self._tallies.accepted_ever(),
             restarts=self._restarts + sum(generation.deaths for generation in self._generations),
-            workers=tuple(
-                WorkerStatus(
-                    pid=worker.pid,
-                    generation=generation.number,
-                    state=_STATES.get(generation.phase, "draining") if worker.ready_at is not None else "starting",
-                    sessions=sessions[worker.region],
-                    accepted=accepted[worker.region],
-                    uptime=round(now - worker.born, 3),
-                    beat=round(max(now - beats[worker.region], 0.0), 3) if beats[worker.region] else None,
-                )
-                for generation in self._generations
-                for worker in generation.workers
-            ),
-            listeners=tuple(
-                Bound(
-                    name=entry.name,
-                    mode=entry.mode,
-                    addresses=tuple(printable(sock.getsockname()) for sock in held.sockets),
-                    server=str(entry.server or ""),
-                )
-                for held, entry in zip(serving.held, serving.setup.config.listeners, strict=True)
-            ),
+            workers=workers,
+            listeners=listeners_of(serving),
         )
 
     def close(self) -> None:
         """Let go of everything; signals are as they were."""
         self._telling.close()
+        self._metering.close()
         for talk in filter(None, (self._predecessor, self._successor)):
             talk.close()
         self._loop.close()

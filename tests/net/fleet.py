@@ -136,5 +136,6 @@ async def serving(process: Process, count: int) -> list[int]:
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """A worker, which is one of ours."""
+    """A worker, which is one of ours; 0 would be our own process group."""
+    assert pid > 1
     os.kill(pid, number)

@@ -23,7 +23,8 @@ from typing import Any
 
 import trio
 
-from smtpproxy.audit.log import AuditLog, open_file
+from smtpproxy.audit.appending import Appender, open_file
+from smtpproxy.audit.log import AuditLog
 from smtpproxy.config import Config
 from smtpproxy.net.asking import Asking
 from smtpproxy.net.handshakes import ListenerTLS
@@ -640,7 +641,7 @@ async def rig(folder: Path, *, descriptor: int | None = None, faults: int = 0, *
     """
     path = None if descriptor is not None else folder / f"audit-{os.urandom(4).hex()}.jsonl"
     fd = descriptor if descriptor is not None else open_file(str(path))
-    audit = AuditLog(fd, wall=lambda at: at)
+    audit = AuditLog([Appender(fd)], wall=lambda at: at)
     made = Rig(audit, path, **options)
     try:
         async with trio.open_nursery() as nursery:

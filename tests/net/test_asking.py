@@ -43,6 +43,11 @@ LATE = Failed("it was not answered in time")
 class NoRecord:
     """A record nothing is in."""
 
+    unsettled = False
+
+    def settle(self) -> None:
+        """As AuditLog."""
+
     def flush(self) -> bool:
         """As AuditLog."""
         return True
@@ -82,7 +87,7 @@ class FakeRelay:
 class Bench:
     """Asking, in a reactor."""
 
-    def __init__(self, store: Store | None = None, **bounds: int) -> None:
+    def __init__(self, store: Store | None = None, **bounds: Any) -> None:
         self.clock = Clock()
         self.reactor = Reactor(NoRecord(), self.clock)
         self.asking = Asking(self.reactor, store, **bounds)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.audit.log import WriteLock
+from smtpproxy.audit.appending import WriteLock
 from smtpproxy.config import Config
 from smtpproxy.net import listening
 from smtpproxy.net.founding import CannotServeError, Shared, close_record, found, open_record
 from smtpproxy.net.generation import Failure, Generation
 from smtpproxy.net.listening import Held
 from smtpproxy.net.loop import Loop
+from smtpproxy.net.metering import Metering
 from smtpproxy.net.setup import Setup
 from smtpproxy.net.tally import Tallies
 from smtpproxy.session.verdicts import PassAll
@@ -61,12 +62,14 @@ class Ground:
     def __init__(self) -> None:
         self.loop = Loop()
         self.tallies = Tallies(4)
+        self.metering = Metering(4)
         self.made: list[Generation] = []
 
     def found(self, settings: Mapping[str, Any], held: tuple[Held, ...] = (), shared: tuple[Shared, ...] = ()) -> Any:
         """A generation."""
         config = Config.model_validate(settings)
-        self.made.append(found(1, Setup(config, {"": PassAll()}), held, shared, loop=self.loop, tallies=self.tallies))
+        setup = Setup(config, {"": PassAll()})
+        self.made.append(found(1, setup, held, shared, loop=self.loop, tallies=self.tallies, metering=self.metering))
         return self.made[-1]
 
     def close(self) -> None:
@@ -76,6 +79,7 @@ class Ground:
             for held in generation.held:
                 listening.close(held)
             close_record(generation.record, ())
+        self.metering.close()
         self.loop.close()
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import structlog
 
-from smtpproxy.audit.log import WriteLock
+from smtpproxy.audit.appending import WriteLock
 from smtpproxy.config import Config
 from smtpproxy.net.generation import HUNG, LASTED, LATE, READY_IN, Failure, Generation, Phase, Record
 from smtpproxy.net.listening import Held
 from smtpproxy.net.loop import Loop
+from smtpproxy.net.metering import Metering
 from smtpproxy.net.privileges import Identity
 from smtpproxy.net.service import DRAINED, FAILED, READY
 from smtpproxy.net.setup import Setup
@@ -74,6 +75,7 @@ class Stage:
             self.record,
             loop=self.loop,
             tallies=self.tallies,
+            metering=Metering(regions),
             signing=signing,  # type: ignore[arg-type]
             identity=ME,
         )

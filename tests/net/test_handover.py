@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import structlog
 
-from smtpproxy.audit.log import WriteLock
+from smtpproxy.audit.appending import WriteLock
 from smtpproxy.config import Config
 from smtpproxy.net import control, handover
 from smtpproxy.net.generation import Record

@@ -31,6 +31,11 @@ ROOT = Path(__file__).resolve().parents[2]
 class NoRecord:
     """A record nothing is in."""
 
+    unsettled = False
+
+    def settle(self) -> None:
+        """As AuditLog."""
+
     def flush(self) -> bool:
         """As AuditLog."""
         return True

@@ -18,7 +18,14 @@ class Disk:
 
     def __init__(self) -> None:
         self.full = False
+        self.unsettled = False
         self.flushes = 0
+        self.settled: list[int] = []  # after which flush
+
+    def settle(self) -> None:
+        """As AuditLog."""
+        self.unsettled = False
+        self.settled.append(self.flushes)
 
     def flush(self) -> bool:
         """As AuditLog."""

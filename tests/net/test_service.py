@@ -20,7 +20,7 @@ import structlog
 import trio
 import trio.testing
 
-from smtpproxy.audit.log import open_file
+from smtpproxy.audit.appending import open_file
 from smtpproxy.config import Config
 from smtpproxy.net.origin import open_sockets
 from smtpproxy.net.privileges import Identity
@@ -626,7 +626,7 @@ def test_the_service_is_made_of_the_configuration(tmp_path: Path) -> None:
 KILLS = 30
 _HERD = """
 import ctypes, os, socket, sys, trio
-from smtpproxy.audit.log import open_file
+from smtpproxy.audit.appending import open_file
 from smtpproxy.config import Config
 from smtpproxy.net.origin import open_sockets
 from smtpproxy.net.service import Order, Outfit, work

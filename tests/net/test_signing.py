@@ -40,6 +40,11 @@ LATE = f"the signing process did not answer within {PATIENCE:.0f} s"
 class NoRecord:
     """A record nothing is in."""
 
+    unsettled = False
+
+    def settle(self) -> None:
+        """As AuditLog."""
+
     def flush(self) -> bool:
         """As AuditLog."""
         return True
@@ -556,6 +561,7 @@ from smtpproxy.net.signingprocess import SigningProcess
 from smtpproxy.tls.minting import Leaf, Likeness
 
 class NoRecord:
+    unsettled = False
     def flush(self): return True
 
 async def work():

@@ -4,19 +4,21 @@
 #   apt:       postfix (brings smtp-source and smtp-sink), swaks, libnet-ssleay-perl (its TLS) and
 #              libio-socket-inet6-perl (its IPv6), msmtp, openssl, testssl.sh and bsdextrautils (its hexdump), haproxy
 #              (the PROXY protocol), stunnel4 (bench), jq (the examples of docs/audit.md); nftables, iproute2, util-linux
-#              and procps (tests/gateway), systemd and keepalived (tests/deploy).
+#              and procps (tests/gateway), systemd and keepalived (tests/deploy), prometheus (tests/metrics), postgresql, gcc and libc6-dev
+#              (tests/store).
 #   unpacked:  exim4, opensmtpd and sendmail conflict with postfix, so their packages are only unpacked, together
 #              with the shared libraries that the machine lacks, into $SMTPPROXY_PEERS (default: <repo>/.peers).
 #              OpenSMTPD 6 cannot do TLS with OpenSSL 3 (its issue 1171), so Debian 12's comes from backports.
 #   by pip:    aiosmtpd==1.4.4 is a test dependency of the project and is not installed here.
 #
-# No service is started or enabled. The unpacked programs lose their setuid bits: the tests start them as root.
+# No service is started or enabled, and no cluster of PostgreSQL made. The unpacked programs lose their setuid bits: the
+# tests start them as root.
 set -eu
 
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 tree=${SMTPPROXY_PEERS:-$repo/.peers}
 installed="postfix swaks libnet-ssleay-perl libio-socket-inet6-perl msmtp openssl testssl.sh bsdextrautils haproxy stunnel4 jq"
-installed="$installed nftables iproute2 util-linux procps systemd keepalived"
+installed="$installed nftables iproute2 util-linux procps systemd keepalived postgresql prometheus gcc libc6-dev"
 unpacked="exim4-daemon-light exim4-base opensmtpd sendmail-bin sendmail-base"
 stamp=$tree/.complete
 programs="usr/sbin/exim4 usr/sbin/smtpd usr/libexec/sendmail/sendmail"
@@ -38,9 +40,11 @@ for package in $installed; do have "$package" || missing="$missing $package"; do
 [ "$(id -u)" = 0 ] || { echo "peers: run me as root" >&2; exit 1; }
 
 policy=/usr/sbin/policy-rc.d
+clusters=/etc/postgresql-common/createcluster.d/smtpproxy-tests.conf
 work=$(mktemp -d)
 ours=
-cleanup() { rm -rf "$work"; [ -z "$ours" ] || rm -f "$policy"; }
+cluster=
+cleanup() { rm -rf "$work" ${cluster:+"$cluster"}; [ -z "$ours" ] || rm -f "$policy"; }
 trap cleanup EXIT
 trap 'exit 1' HUP INT TERM
 
@@ -55,6 +59,12 @@ if [ -n "$missing" ]; then
         chmod 755 "$policy"
     fi
     echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections
+    # The tests of PostgreSQL make clusters of their own (tests/store/pg_rig.py).
+    if [ ! -e "$clusters" ]; then
+        cluster=$clusters
+        mkdir -p "${clusters%/*}"
+        echo "create_main_cluster = false" >"$clusters"
+    fi
     # A package list that has grown old names files that the mirror no longer has.
     # shellcheck disable=SC2086
     apt install -y --no-install-recommends $missing >"$work/log" 2>&1 \
