@@ -30,7 +30,10 @@ PAGE = (Path(__file__).parents[1] / "docs" / "audit-asking.md").read_text("utf-8
 NOW = datetime(2026, 11, 24, 10, 0, tzinfo=UTC).timestamp()
 COMMANDS = [*audit_asking_cli.COMMANDS, *audit_show_cli.COMMANDS]
 GROUP = click.Group(commands={str(command.name): command for command in COMMANDS})
-PROGRAM = "from tests.test_audit_asking_cli import GROUP\nGROUP(prog_name='smtpproxy audit')"
+PROGRAM = """import signal
+from tests.test_audit_asking_cli import GROUP
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
+GROUP(prog_name='smtpproxy audit')"""
 DEADLINE = 30.0
 
 

@@ -109,3 +109,33 @@ def test_rules_and_replays_are_measured() -> None:
         "replay",
         "replay",
     ]
+
+
+def test_the_store_is_measured() -> None:
+    argv = [sys.executable, str(REPOSITORY / "bench" / "store.py"), "--repeats", "1", "--seconds", "0.3"]
+    for program in ("smtp-source", "smtp-sink"):
+        try:
+            find(program)
+        except PeerUnavailable as error:
+            unavailable(error)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows if row[0] in ("file", "store", "both")] == ["file", "store", "both"] * 2
+
+
+def test_searches_are_measured(tmp_path: Path) -> None:
+    argv = [sys.executable, str(REPOSITORY / "bench" / "audit_search.py"), "--store", str(tmp_path / "store")]
+    argv += ["--records", "20000", "--repeats", "1", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) > 60
+    assert all(row["ms"] >= 0 for row in rows)
+
+
+def test_counting_is_measured() -> None:
+    argv = [sys.executable, str(REPOSITORY / "bench" / "metrics.py")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout

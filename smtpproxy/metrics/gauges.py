@@ -55,9 +55,9 @@ class RecorderGauges:
             self._file = os.memfd_create("smtpproxy-recorder")
             os.ftruncate(self._file, _SIZE)
         self._memory = mmap.mmap(self._file, _SIZE)
-        whole = memoryview(self._memory)
-        self._numbers = whole[: 8 * _NUMBERS].cast("d")
-        self._names = whole[8 * _NUMBERS : _SIZE]
+        with memoryview(self._memory) as whole, whole[: 8 * _NUMBERS] as numbers:
+            self._numbers = numbers.cast("d")
+            self._names = whole[8 * _NUMBERS : _SIZE]
 
     def fileno(self) -> int:
         """To be passed on."""
@@ -107,5 +107,8 @@ class RecorderGauges:
                 yield Sink(name, *self._numbers[at : at + len(_SINK)])
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Let go of the memory and its descriptors: the map has one of its own."""
+        for view in (self._numbers, self._names):
+            view.release()
+        self._memory.close()
         os.close(self._file)
