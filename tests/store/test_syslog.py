@@ -248,7 +248,7 @@ def test_over_tcp() -> None:
         sink = sink_to(there.port)
         sink.send(BATCH)
         sink.send(BATCH[:3])
-        there.wait(lambda received: received[0] == framed(WHOLE + WHOLE[:3]))
+        there.wait(lambda received: received[:1] == [framed(WHOLE + WHOLE[:3])])
         sink.close()
         assert len(there.received) == 1  # one connection
 
@@ -266,7 +266,7 @@ def test_over_tls() -> None:
     with server(theirs) as there:
         sink = sink_to(there.port, ours)
         sink.send(BATCH)
-        there.wait(lambda received: received[0] == framed(WHOLE))
+        there.wait(lambda received: received[:1] == [framed(WHOLE)])
         sink.close()
 
 
@@ -290,7 +290,7 @@ def test_a_server_that_wants_a_certificate_of_ours() -> None:
             sink.send(BATCH)
         ca.issue_cert("proxy.example").configure_cert(ours)
         sink.send(BATCH)
-        there.wait(lambda received: received[-1] == framed(WHOLE))
+        there.wait(lambda received: received[-1:] == [framed(WHOLE)])
         sink.close()
 
 
@@ -319,7 +319,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_batch() -> None:
         with pytest.raises(SinkDownError):
             sink.send(BATCH * 200)
         sink.send(BATCH)
-        there.wait(lambda received: len(received) == 2 and received[1] == framed(WHOLE))
+        there.wait(lambda received: len(received) == 2 and received[1:] == [framed(WHOLE)])
         sink.close()
 
 
@@ -328,14 +328,14 @@ def test_a_server_that_was_started_anew_between_two_batches() -> None:
     with server() as there:
         sink = sink_to(there.port)
         sink.send(BATCH[:5])
-        there.wait(lambda received: received[0] == framed(WHOLE[:5]))
+        there.wait(lambda received: received[:1] == [framed(WHOLE[:5])])
         for link in list(there._open):
             link.shutdown(socket.SHUT_RDWR)
         try:
             sink.send(BATCH[5:])
         except SinkDownError:  # the end of the old one was seen only behind what was written
             sink.send(BATCH[5:])
-        there.wait(lambda received: len(received) == 2 and received[1] == framed(WHOLE[5:]))
+        there.wait(lambda received: len(received) == 2 and received[1:] == [framed(WHOLE[5:])])
         sink.close()
 
 
