@@ -81,6 +81,9 @@ class Progress(NamedTuple):
 class Recorder:
     """Takes over, a step at a time. It has the store for itself (`DIR/lock` is its owner's business).
 
+    Attributes:
+        more: the last step left something that was there.
+
     Raises:
         StoreError: the store can't be had.
         OSError: the journal can't.
@@ -94,6 +97,7 @@ class Recorder:
         self._state = State(self._journal)
         self._segment, self._offset = _parsed(self.store.position)
         self._file: int | None = None
+        self.more = False
         self._gaps = 0
         self._checkpoints = 0
         self._sequences: dict[str, int] = {}
@@ -150,12 +154,10 @@ class Recorder:
         """
         raw, offset, last = self._read()
         if raw:
-            found = [self._understood(line) for line in raw]
-            position = f"{self._segment}:{offset}"
-            self.store.append([line for line, _ in found], position, [values for _, values in found])
+            lines, found = self._understood(raw)
+            self.store.append(lines, f"{self._segment}:{offset}", found)
             self._offset = offset
-            for _, values in found:
-                self._count(values)
+            self._count(found)
         if last and (following := [number for number in segments(self._journal) if number > self._segment]):
             self._next_segment(following[0])
         self.look_behind()
@@ -178,6 +180,7 @@ class Recorder:
             if end or len(octets) < size or size > LONGEST:
                 break
             size *= 4
+        self.more = len(octets) >= size
         if not end and octets and ((finished and len(octets) < size) or size > LONGEST):
             return [octets], self._offset + len(octets), finished and len(octets) < size  # nobody ends it any more
         last = finished and len(octets) < size and end == len(octets)
@@ -232,27 +235,25 @@ class Recorder:
         self._segment, self._offset = number, 0
 
     @staticmethod
-    def _understood(line: bytes) -> tuple[bytes, Line]:
-        try:
-            return line, decode(line)
-        except NO_RECORD:
-            with contextlib.suppress(*NO_RECORD):
-                _object(line)
-                return line, Line()  # of another version
-            cut = {"octets": len(line), "sha256": sha256(line).hexdigest()}
-            return own_line("audit-cut", cut), Line(kind="audit-cut")
+    def _understood(raw: list[bytes]) -> tuple[list[bytes], list[Line]]:
+        """The lines to be kept, and what they say."""
+        with contextlib.suppress(*NO_RECORD):
+            return raw, [decode(line) for line in raw]
+        found = [_understood(line) for line in raw]  # seldom: one of them is none
+        return [line for line, _ in found], [values for _, values in found]
 
-    def _count(self, line: Line) -> None:
+    def _count(self, lines: list[Line]) -> None:
         """Each worker numbers its records: one that is missing was lost."""
-        if line.kind == "worker-died":
-            self._sequences.pop(line.worker, None)
-        if not line.seq:
-            return
-        worker = line.session.partition("-")[0]
-        before = self._sequences.get(worker)
-        if before is not None and line.seq > before + 1:
-            self._gaps += line.seq - before - 1
-        self._sequences[worker] = line.seq
+        sequences = self._sequences
+        for line in lines:
+            if line.seq:
+                worker = line.session.partition("-")[0]
+                before = sequences.get(worker)
+                if before is not None and line.seq > before + 1:
+                    self._gaps += line.seq - before - 1
+                sequences[worker] = line.seq
+            elif line.kind == "worker-died":
+                sequences.pop(line.worker, None)
 
     # ----------------------------------------------------------------------------------------------- checkpoints
 
@@ -311,6 +312,17 @@ class Recorder:
             os.close(self._file)
         self._state.close()
         self.store.close()
+
+
+def _understood(line: bytes) -> tuple[bytes, Line]:
+    try:
+        return line, decode(line)
+    except NO_RECORD:
+        with contextlib.suppress(*NO_RECORD):
+            _object(line)
+            return line, Line()  # of another version
+        cut = {"octets": len(line), "sha256": sha256(line).hexdigest()}
+        return own_line("audit-cut", cut), Line(kind="audit-cut")
 
 
 def _parsed(position: str) -> tuple[int, int]:
