@@ -11,8 +11,9 @@ The entry is the same object with a commitment in place of what is personal:
     {"v":1,"at":"…","kind":"exchange","verb":"RCPT","personal":"2jmj7l5rSw0yVb_vlWAYkK_YBwk…"}
 
 That is base64url (RFC 4648 §5, without padding) of the SHA-256 of the octets from `"salt"` to before the last brace. A
-line without salt is its own entry. The leaf is SHA-256(0x00 || entry), as RFC 9162 §2.1 has it. So what is personal
-can be taken away later and the tree stays as it was; without the salt, nobody can find out by trying what it was.
+line without salt is its own entry, and so is one whose last octet is no brace. The leaf is SHA-256(0x00 || entry), as
+RFC 9162 §2.1 has it. So what is personal can be taken away later and the tree stays as it was; without the salt, nobody
+can find out by trying what it was.
 
 What must never happen: two readings of one line. `,"salt":"` is in no string of a JSON object, because a quote within
 a string has a backslash before it; and the proxy has one key of that name.
@@ -34,7 +35,7 @@ _SALTS: Final = 64  # made at once: asking the system for chance costs more than
 def entry_of(line: bytes) -> bytes:
     """The entry of a line (without line end): what is proved of it. Of an erased one it is the line itself."""
     at = line.find(SALT)
-    if at < 0:
+    if at < 0 or line[-1:] != b"}":  # what is committed to ends before the brace, so that has to be one
         return line
     commitment = b2a_base64(sha256(line[at + 1 : -1]).digest(), newline=False)[:43].translate(_URL_SAFE)
     return b'%b,"personal":"%b"}' % (line[:at], commitment)

@@ -11,8 +11,6 @@ from smtpproxy.config.values import (
     Mistake,
     Octets,
     OctetsOrNone,
-    Positive,
-    Seconds,
     Table,
     setting,
     wrong_together,
@@ -59,8 +57,10 @@ class AuditConfig(Table):
     queue: Octets = setting(
         2**30, "octets of the record that may wait for the store, before `on_full` is done", "a day of a small gateway"
     )
-    checkpoint_records: Positive = setting(10_000, "records after which a checkpoint is made", "a second of a busy one")
-    checkpoint_seconds: Seconds = setting(
+    checkpoint_records: Annotated[int, Field(gt=0, le=100_000)] = setting(
+        10_000, "records after which a checkpoint is made", "a second of a busy one"
+    )
+    checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = setting(
         30.0, "seconds after which one is made, if there is a new record", "recent enough"
     )
     keep: Annotated[int, Field(ge=0, le=36_500)] = setting(

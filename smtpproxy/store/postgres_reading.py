@@ -140,6 +140,10 @@ class PostgresReader:
             before.append(f"{table} AS NOT MATERIALIZED ({left})")
         return f"WITH {', '.join(before)} {text}" if before else text
 
+    def snapshot(self) -> contextlib.AbstractContextManager[None]:
+        """All that is asked meanwhile is answered as of one moment."""
+        return self._as_of_now()
+
     @contextlib.contextmanager
     def _as_of_now(self) -> Iterator[None]:
         """What is asked meanwhile sees one moment."""

@@ -3,6 +3,7 @@
 A reader sees the store as it was when it began to ask, and never writes; the recorder goes on meanwhile.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ class Reader(Protocol):
 
     def meta(self, name: str) -> str:
         """A value by its name; "" if there is none."""
+
+    def snapshot(self) -> contextlib.AbstractContextManager[None]:
+        """All that is asked meanwhile is answered as of one moment. What is written then takes room until it ends."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -102,6 +106,19 @@ class SQLiteReader:
         for (value,) in self.rows("SELECT value FROM meta WHERE name = ?", (name,)):
             return str(value)
         return ""
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is asked meanwhile is answered as of one moment."""
+        try:
+            self._connection.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise StoreError(f"the store can't be read: {error}") from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Let go of it."""

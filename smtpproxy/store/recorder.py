@@ -102,7 +102,7 @@ class Recorder:
         self._checkpoints = 0
         self._sequences: dict[str, int] = {}
         self._signed = self._last_checkpoint()
-        self._signed_at = clock()
+        self._signed_at = clock() if self._signed == self.store.size else float("-inf")  # left unsigned: at once
         self._caught_up_at = clock()
         try:
             self._introduce()

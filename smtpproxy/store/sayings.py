@@ -76,6 +76,7 @@ class Sayings:
     """Takes the records in order.
 
     Attributes:
+        whole: as below.
         pruned_to: the number up to which some record says that there was pruning.
         successions: the records that introduce a key: their number, what key signed before, the note.
 
@@ -86,7 +87,7 @@ class Sayings:
 
     def __init__(self, report: Report, *, whole: bool) -> None:
         self._report = report
-        self._whole = whole
+        self.whole = whole
         self.pruned_to = 0
         self.successions: list[tuple[int, str, str]] = []
         self._sequences: dict[str, int] = {}
@@ -105,7 +106,7 @@ class Sayings:
             worker = said.session.partition("-")[0]
             before = self._sequences.get(worker)
             self._sequences[worker] = said.seq
-            if said.seq != (before or 0) + 1 and (before is not None or self._whole) and sound:
+            if said.seq != (before or 0) + 1 and (before is not None or self.whole) and sound:
                 self._sequence(number, worker, before or 0, said.seq)
         elif said.kind.startswith("audit-"):
             self._own(number, said)
@@ -139,7 +140,7 @@ class Sayings:
         if said.kind == "audit-erase" and isinstance(said.ranges, list):
             for pair in said.ranges:
                 if isinstance(pair, list) and len(pair) == 2 and all(isinstance(each, int) for each in pair):
-                    self._allowed.append((pair[0], pair[1]))
+                    self._allowed.append((pair[0], min(pair[1], number - 1)))  # what comes behind it, it can't mean
         elif said.kind == "audit-prune" and isinstance(said.first, int):
             self.pruned_to = max(self.pruned_to, said.first)
         elif said.kind == "audit-key" and isinstance(said.note, str):

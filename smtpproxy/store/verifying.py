@@ -27,11 +27,16 @@ from smtpproxy.audit.keys import Term, follow, open_checkpoint
 from smtpproxy.audit.notes import Checkpoint, NoteError, parse_checkpoint, unverified_text
 from smtpproxy.audit.tree import Frontier, check_consistency
 from smtpproxy.columns import count
+from smtpproxy.store.outside import outside
 from smtpproxy.store.reading import Reader
-from smtpproxy.store.sayings import Report, Sayings
-from smtpproxy.store.store import SUBTREE
+from smtpproxy.store.sayings import MOST, Report, Sayings
+from smtpproxy.store.store import SUBTREE, time_of
 
 PREFIX: Final = 8  # octets of a leaf that stand beside a block's lines
+MOST_UNSIGNED: Final = 125_000  # records behind the last checkpoint: more than any setting leaves there, and a step's
+LONGEST_UNSIGNED: Final = 4_000.0  # seconds from the first to the last of them, likewise
+KEY: Final = b'"kind":"audit-key"'
+NONSENSE: Final = (TypeError, ValueError, OverflowError, AttributeError, IndexError)
 
 
 class Verifying:
@@ -61,17 +66,12 @@ class Verifying:
         self._copy = copy
         self._progress = progress
         self.report = Report()
-        self._first = int(reader.meta("first") or 0)
-        self._size = self.report.size = int(reader.meta("size") or 0)
-        self._stop = self._size if stop is None else min(stop, self._size)
-        self._start = max(start // SUBTREE * SUBTREE, self._first)
-        self._trusted = vkey
-        self._vkey = vkey or reader.meta("vkey")
-        self._subtrees = {n: bytes(digest) for n, digest in reader.rows("SELECT n, hash FROM subtree ORDER BY n")}
-        self._checkpoints = [
-            (int(size), bytes(root), str(note), bytes(bridge or b""))
-            for size, root, note, bridge in reader.rows("SELECT size, root, note, bridge FROM checkpoint ORDER BY size")
-        ]
+        self._range = start, stop
+        self._first = self._size = self._stop = self._start = 0
+        self._at = 0  # the block that is looked at
+        self._trusted = self._vkey = vkey
+        self._subtrees: dict[int, bytes] = {}
+        self._checkpoints: list[tuple[int, bytes, str, bytes]] = []
         self._roots: dict[int, bytes] = {}  # by size: what the records come to
         self._wanted: list[int] = []
         self._kept: list[tuple[str, Checkpoint]] = []
@@ -81,8 +81,7 @@ class Verifying:
         self._low: Frontier | None = Frontier()  # of the subtree that is not whole yet; None: some of it is not there
         self._hole = False  # a subtree is not known, so no later root can be made
         self._sound = True  # no finding so far that explains another root
-        self._sayings = Sayings(self.report, whole=self._start == 0)
-        self._sayings.pruned_to = 0
+        self._sayings = Sayings(self.report, whole=False)
 
     def _keep(self, note: str) -> None:
         try:
@@ -93,16 +92,52 @@ class Verifying:
     # ----------------------------------------------------------------------------------------------------- reading
 
     def run(self) -> Report:
-        """Look at it.
+        """Look at it, as it is at one moment.
 
         Raises:
             StoreError: it can't be read.
         """
+        with self._reader.snapshot():
+            try:
+                self._prepare()
+                self._look()
+            except NONSENSE as error:  # a value of a type, or a number, that no recorder writes
+                self._sound = False
+                self.report.find(self._at, f"from record {self._at} on something is no store's any more: {error}")
+        return self.report
+
+    def _prepare(self) -> None:
+        """What the store says of itself."""
+        reader = self._reader
+        self._first, self._size = int(reader.meta("first") or 0), int(reader.meta("size") or 0)
+        self._vkey = self._trusted or reader.meta("vkey")
+        self.report.size = self._size
+        for n, digest in reader.rows("SELECT n, hash FROM subtree ORDER BY n"):
+            self._subtrees[n] = _octets(digest, f"the hash of the records from {n * SUBTREE} on")
+        for size, root, note, bridge in reader.rows("SELECT size, root, note, bridge FROM checkpoint ORDER BY size"):
+            name = f"the checkpoint of {size} records"
+            self._checkpoints.append((int(size), _octets(root, name), str(note), _octets(bridge or b"", name)))
+        if not 0 <= self._first <= self._size:
+            raise ValueError(f"it has {self._size} records, and begins with record {self._first}")
+        start, stop = self._range
+        self._stop = self._size if stop is None else min(stop, self._size)
+        self._start = max(start // SUBTREE * SUBTREE, self._first)
+        self._sayings.whole = self._start == 0
+        for finding in outside(reader, self._size, copy=self._copy):
+            self.report.find(*finding)
         self._wanted = sorted({size for size, *_ in self._checkpoints} | {c.size for _, c in self._kept}, reverse=True)
+
+    @property
+    def _whole(self) -> bool:
+        """All that is there is looked at."""
+        return self._start == self._first and self._stop == self._size
+
+    def _look(self) -> None:
         self._begin()
         expected = self._start
         for first, stated, lines, leaves in self._reader.blocks(self._start, self._stop):
             expected = self._block(first, stated, lines, leaves, expected)
+            self._at = expected
             self._progress(self.report.records)
         if expected < self._stop:
             self._missing(expected, self._stop)
@@ -116,7 +151,6 @@ class Verifying:
                 self.report.notes.append(f"{gone}: they were pruned here, and the gateway may have them")
             else:
                 self.report.find(0, f"{gone}, and no record says that they were pruned")
-        return self.report
 
     def _begin(self) -> None:
         """What is before the first one that is looked at is taken as its subtrees say."""
@@ -125,6 +159,8 @@ class Verifying:
             if bridge and size % SUBTREE:
                 bridged.setdefault(size // SUBTREE, []).append((size, bridge))
         for n in range(self._start // SUBTREE):
+            if len(self.report.findings) >= MOST:  # whatever number stands there, it is not gone through to its end
+                raise ValueError("too much of it is missing")
             digest = self._subtrees.get(n)
             if digest is None:
                 self.report.find(
@@ -171,6 +207,8 @@ class Verifying:
                 break
             if self._wanted and self._wanted[-1] <= number:
                 self._roots_at(number)
+            if KEY in line and self._low is not None and not self._hole:  # the tree that is handed over with it
+                self._roots[number] = Frontier(number, self._high.hashes + self._low.hashes).root()
             if self._low is not None:
                 self._low.append(digest)
             self._sayings.look_at(number, line, sound=self._sound)
@@ -321,12 +359,41 @@ class Verifying:
                 fits = False
             elif found is not None and fits and self._sound:
                 self.report.anchored = before = size
+        self._compare_handed_over(terms or ())
         if fits and self._sound and self._stop == self._size and self.report.anchored < self._size:
-            self.report.notes.append(f"{_are(self._size - self.report.anchored)} behind the last checkpoint")
+            self._unsigned(terms is not None)
         if terms is None:
             self.report.notes.append("no checkpoint is signed: who can write the store can make another one of it")
         elif not self._trusted:
             self.report.notes.append("the key is the store's own word: --key or --checkpoint proves more")
+
+    def _compare_handed_over(self, terms: Sequence[Term]) -> None:
+        """Where a key took over, the one before it signed what the tree was: who has the new one alone can't change
+        what is before."""
+        for term in terms:
+            if term.start is None or not self._sound:
+                continue
+            found = self._roots.get(term.start.size)
+            if found is not None and found != term.start.root:
+                what = f"among the records 0 to {term.start.size - 1} something was changed, and what names it, too"
+                self.report.find(self._first, f"{what}: they are not what was handed over to the next key")
+                self._sound = False
+            elif found is None and self._whole:
+                self.report.find(None, f"what was handed over to the next key, {term.start.size} records, is not there")
+
+    def _unsigned(self, keyed: bool) -> None:
+        """Records behind the last checkpoint: a few, and new ones, are always there; nothing proves them yet."""
+        records = self._size - self.report.anchored
+        begin = max(self.report.anchored, self._first)
+        ends = [time_of(line) for at in (begin, self._size - 1) for _, line in self._reader.lines(at, at + 1)]
+        lasted = max(ends) - min(ends) if len(ends) == 2 and all(ends) else 0.0
+        if self._trusted and not self.report.anchored and self._whole:
+            self.report.find(None, "there is no checkpoint that the key signed: so it proves nothing here")
+        elif keyed and (records > MOST_UNSIGNED or lasted > LONGEST_UNSIGNED):
+            what = f"{_are(records)} behind the last checkpoint, of {lasted / 3600:,.1f} hours"
+            self.report.find(begin, f"{what}: no recorder leaves that unsigned")
+        else:
+            self.report.notes.append(f"{_are(records)} behind the last checkpoint")
 
     def _compare_kept(self) -> None:
         """What somebody kept elsewhere, which nobody here could change."""
@@ -350,10 +417,11 @@ class Verifying:
                     f" are {self._size}; this is an older copy, or its end was cut off",
                 )
             elif (found := self._roots.get(claimed.size)) is None:
-                if self._sound:
-                    self.report.notes.append(
-                        f"the kept checkpoint of {claimed.size} records is not within what was read"
-                    )
+                what = f"the kept checkpoint of {claimed.size} records"
+                if self._sound and self._whole:
+                    self.report.find(None, f"{what} can't be compared: what it is about was taken away")
+                elif self._sound:
+                    self.report.notes.append(f"{what} is not within what was read")
             elif found != claimed.root:
                 self.report.find(
                     None, f"the record was rewritten: its first {claimed.size} are not those of the kept checkpoint"
@@ -370,6 +438,12 @@ class Verifying:
             return
         if check_consistency(within, SUBTREE, proof, Frontier(within, peaks).root(), digest):
             self._roots[size] = Frontier(size, (*self._high.hashes, *peaks)).root()
+
+
+def _octets(value: object, what: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{what} is none")
+    return value
 
 
 def _are(number: int) -> str:

@@ -99,4 +99,4 @@ def same(directory: Path, database: str, *, but: Sequence[str] = ()) -> None:
 def findings(database: str, origin: str = ORIGIN) -> list[str]:
     """What is not as it was."""
     with contextlib.closing(PostgresReader(f"{database}&gateway={origin}")) as reader:
-        return [finding.text for finding in Verifying(reader).run().findings]
+        return [finding.text for finding in Verifying(reader, copy=True).run().findings]

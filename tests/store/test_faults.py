@@ -379,7 +379,7 @@ def test_the_store_is_too_far_behind(base: Path, server: Server, on_full: str) -
 
 def test_the_clock_is_set_back(base: Path, server: Server, shim: Shim) -> None:
     """By an hour, under load. Nothing is lost, the numbers go on, and `up` tells what was done; checkpoints go on."""
-    audit = "checkpoint_seconds = 1.0\ncheckpoint_records = 100_000_000"
+    audit = "checkpoint_seconds = 1.0\ncheckpoint_records = 100_000"
     with Gateway(base, server.port, shim=shim, audit=audit) as gateway, clients(gateway) as load:
         account = gateway.account
         until(lambda: _checkpoints(account()), "no checkpoint is made")

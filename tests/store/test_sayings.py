@@ -130,8 +130,9 @@ def test_an_erasure_that_is_owned_up_to() -> None:
 
 
 def test_several_that_cover_it_together() -> None:
-    """In any order, and on both sides of it."""
-    found = [_own("audit-erase", ranges=[[3, 4]]), ERASED, ERASED, ERASED, ERASED, _own("audit-erase", ranges=[[1, 2]])]
+    """In any order."""
+    first, second = _own("audit-erase", ranges=[[2, 3]]), _own("audit-erase", ranges=[[0, 1]])
+    found = [ERASED, ERASED, ERASED, ERASED, first, second]
     assert _findings(*found) == []
 
 
@@ -182,3 +183,9 @@ def test_a_finding_has_a_number_or_none() -> None:
     report = Report()
     report.find(None, "nothing")
     assert report.findings == [Finding(None, "nothing")]
+
+
+def test_one_before_what_it_permits() -> None:
+    """Said in advance, of all there will ever be: what is withheld behind it is not what it means."""
+    found = _findings(_own("audit-erase", ranges=[[0, 2**60]]), ERASED)
+    assert found == [(1, "what is personal in record 1 is withheld, and no record says so")]
