@@ -34,7 +34,8 @@ def export(where: str, asked: Question, form: str, output: Path | None) -> None:
     jsonl    the records as they are in the store: of the time that is said, or
              with other filters all of the sessions whose mails pass
     ecs      a document of the Elastic Common Schema for each mail, a line each
-    ocsf     an event of OCSF (Email Activity) for each mail, a line each
+    ocsf     an event of OCSF for each mail (Email Activity) and each session
+             without one (Network Activity), a line each
     parquet  a table of the mails; it takes the extra smtpproxy[export]
 
     The filters are those of a search.
@@ -72,9 +73,7 @@ def _lines(reader: Reader, asked: Question, form: str) -> Iterator[str]:
         yield from (line.decode(errors="replace") for line in records(reader, asked))
         return
     for mail in mails(reader, asked):
-        made = ecs.document(mail) if form == "ecs" else ocsf.event(mail)
-        if made is not None:
-            yield json.dumps(made, separators=(",", ":"))
+        yield json.dumps(ecs.document(mail) if form == "ecs" else ocsf.event(mail), separators=(",", ":"))
 
 
 def _to_file(lines: Iterator[str], output: Path) -> None:

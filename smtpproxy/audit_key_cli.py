@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.audit.keys import KeyFileError, create, load, succeed
+from smtpproxy.audit.keys import KeyFileError, create, keep_names, load, succeed, write_file
 from smtpproxy.audit.notes import Checkpoint, NoteError
 from smtpproxy.audit_options import UNREADABLE, USAGE, fail, store_option
-from smtpproxy.store.errors import StoreError
 from smtpproxy.store.owning import take
 from smtpproxy.store.store import Store
 
@@ -76,7 +75,7 @@ def rotate(file: Path, where: str) -> None:
         known = store.value("vkey")
         if known not in ("", old.vkey):
             if new.exists() and load(new).vkey == known:
-                _replace(file, new)
+                _replace(file, new, known)
                 click.echo(f"the new key had been introduced, and is in its place now: {known}")
                 return
             fail(f"{file} is not the key that this store is signed by: that is {known}", USAGE)
@@ -86,26 +85,30 @@ def rotate(file: Path, where: str) -> None:
         with store.on_disk(), store.changing():
             store.say("audit-key", {"vkey": vkey, "previous": old.vkey, "note": note})
             store.keep("vkey", vkey)
+        _replace(file, new, vkey)
     except (KeyFileError, NoteError) as error:
         fail(str(error), USAGE)
-    except StoreError as error:
-        _take_away(new)
-        fail(str(error), UNREADABLE)
+    except OSError as error:
+        # Whether the new key is introduced by now is for the next attempt to find out: it has to stay.
+        fail(f"{error.filename or new} can't be written: {error.strerror}; mend it, and do this once more", UNREADABLE)
     finally:
         store.close()
         os.close(lock)
-    _replace(file, new)
     click.echo(note, nl=False)
 
 
-def _replace(file: Path, new: Path) -> None:
-    """Put the new key in the place of the old one, for the same owner."""
+def _replace(file: Path, new: Path, vkey: str) -> None:
+    """Put the new key in the place of the old one, for the same owner. It can be cut off anywhere, and done again."""
     owner = file.stat()
     if os.geteuid() == 0:
         os.chown(new, owner.st_uid, owner.st_gid)
     new.chmod(stat.S_IMODE(owner.st_mode))
-    os.replace(_vkey_of(new), _vkey_of(file))
+    public = _vkey_of(new)
+    public.unlink(missing_ok=True)  # it has its new name already, or it is not whole
+    write_file(public, vkey.encode() + b"\n", 0o644)
+    os.replace(public, _vkey_of(file))
     os.replace(new, file)
+    keep_names(file.parent)
 
 
 def _take_away(key: Path) -> None:

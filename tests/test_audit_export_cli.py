@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_documents(store: str, form: str) -> None:
     check = wrong_as_ecs if form == "ecs" else wrong_as_ocsf
     assert [wrong for document in documents for wrong in check(document)] == []
     there = in_it(store)
-    assert len(documents) == len([mail for mail in there if form == "ecs" or mail.found.outcome != "none"])
+    assert len(documents) == len(there)
 
 
 def test_the_filters_are_those_of_a_search(store: str) -> None:
@@ -121,21 +122,16 @@ def test_no_store(tmp_path: Path) -> None:
 
 
 def test_parquet(store: str, tmp_path: Path) -> None:
-    """Every column of every mail, read by DuckDB."""
+    """All mails; tests/inquiry/test_parquet.py has what is in them."""
     duckdb = pytest.importorskip("duckdb", reason="pip install 'smtpproxy[export]'")
     done = run(store, "--format", "parquet", "-o", str(tmp_path / "mails.parquet"))
     assert done.exit_code == 0, done.stderr
     table = duckdb.sql(f"SELECT * FROM '{tmp_path}/mails.parquet' ORDER BY number")
     assert table.columns == [column.name for column in parquet.COLUMNS]
     assert [str(kind) for kind in table.types] == [column.type for column in parquet.COLUMNS]
-    there = [row(mail) for mail in in_it(store)]
-    read = [dict(zip(table.columns, values, strict=True)) for values in table.fetchall()]
-    assert len(read) == len(there)
-    for one, other in zip(read, there, strict=True):
-        ended = one.pop("ended")
-        assert f"{ended:%Y-%m-%d %H:%M:%S.%f}" == other.pop("ended")
-        assert one == other
-    assert any(one["anomalies"] for one in read)
+    numbers = duckdb.sql(f"SELECT number FROM '{tmp_path}/mails.parquet'").fetchall()
+    assert numbers == [(row(mail)["number"],) for mail in in_it(store)]
+    assert stat.S_IMODE((tmp_path / "mails.parquet").stat().st_mode) == 0o600
 
 
 def test_parquet_is_no_text(store: str) -> None:

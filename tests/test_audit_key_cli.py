@@ -1,7 +1,9 @@
 """`smtpproxy audit key`, as somebody uses it."""
 
+import itertools
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,65 @@ def test_cut_off_before_the_old_key_was_gone(site: Site) -> None:
     assert done.exit_code == 0
     assert "is in its place now" in done.stdout
     assert site.file.read_bytes() == new
+    site.grow()
+    assert verified(site.store, vkey=site.vkey).findings == []
+
+
+def test_cut_off_anywhere(tmp_path: Path) -> None:
+    """Killed before each of its calls that changes a file or asks the store: done once more, it is done."""
+    for step in itertools.count(1):
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        site = Site(directory)
+        before = load(site.file).vkey
+        killed = killed_at(step, site)
+        done = site.rotate()
+        assert done.exit_code == 0, (step, done.output)
+        assert load(site.file).vkey != before
+        assert load_verifiers(Path(f"{site.file}.vkey"))[0].vkey == load(site.file).vkey
+        assert sorted(path.name for path in directory.iterdir()) == ["audit.key", "audit.key.vkey", "store"]
+        assert stat.S_IMODE(site.file.stat().st_mode) == 0o600
+        site.grow(5)
+        assert verified(site.store, vkey=site.vkey).findings == [], step
+        if not killed:
+            break
+    assert step > 20
+
+
+def killed_at(step: int, site: Site) -> bool:
+    """Rotate in a process that ends, as by a signal, before that step; whether it had so many."""
+    child = os.fork()
+    if not child:
+        steps = itertools.count(1)
+
+        def watch(frame: object, event: str, called: object) -> None:
+            if event == "c_call" and getattr(called, "__name__", "") in _STEPS and next(steps) == step:
+                os._exit(9)
+
+        sys.setprofile(watch)
+        result = site.rotate()
+        sys.setprofile(None)
+        os._exit(result.exit_code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+_STEPS = frozenset({"replace", "unlink", "write", "fsync", "chmod", "chown", "execute", "executemany"})
+
+
+def test_files_that_can_t_be_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so; and once that is mended, it goes on."""
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", full)
+        failed = site.rotate()
+    assert failed.exit_code == 3
+    assert "No space left on device; mend it, and do this once more" in failed.stderr
+    assert "is in its place now" in site.rotate().stdout
     site.grow()
     assert verified(site.store, vkey=site.vkey).findings == []
 

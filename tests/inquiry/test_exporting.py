@@ -1,21 +1,22 @@
-"""Mails one after the other, and what formats make of them: by the published schemas."""
+"""Mails one after the other, and records: which, in what order, and that nobody waits for who reads them."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from smtpproxy.audit.entries import entry_of
-from smtpproxy.inquiry import ecs, exporting, ocsf
-from smtpproxy.inquiry.exporting import Mail, mails, records
+from smtpproxy.inquiry import exporting
+from smtpproxy.inquiry.exporting import mails, records
 from smtpproxy.inquiry.searching import Search
 from smtpproxy.store.reading import Reader, open_reader
-from smtpproxy.store.store import Store
+from smtpproxy.store.store import DATABASE, Store
+from tests.inquiry.awkward import of
 from tests.inquiry.mails import asked, varied
-from tests.inquiry.published import flat, wrong_as_ecs, wrong_as_ocsf
-from tests.store.filling import Writer
+from tests.store.filling import BEGIN, WORKER, Writer
 
 
 @pytest.fixture(scope="module")
@@ -27,27 +28,53 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     found.close()
 
 
-def of(tmp_path: Path, *lines: bytes) -> list[Mail]:
-    """What a store with these lines has."""
-    store = Store(tmp_path, create=True)
-    store.append(list(lines))
-    store.close()
-    opened = open_reader(str(tmp_path))
-    found = list(mails(opened, asked()))
-    opened.close()
-    return found
-
-
 # ------------------------------------------------------------------------------------------------ which, in what order
 
 
-@pytest.mark.parametrize("stretch", [1, 7, 100, 20_000])
-def test_all_of_them_in_order(reader: Reader, monkeypatch: pytest.MonkeyPatch, stretch: int) -> None:
-    monkeypatch.setattr(exporting, "STRETCH", stretch)
+@pytest.mark.parametrize("page", [1, 7, 100, 20_000])
+def test_all_of_them_in_order(reader: Reader, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    monkeypatch.setattr(exporting, "PAGE", page)
+    monkeypatch.setattr(exporting, "AT_ONCE", max(1, page // 3))
     found = [mail.found for mail in mails(reader, asked())]
-    assert [one.id for one in found] == sorted(one.id for one in found)
+    assert [(one.at, one.id) for one in found] == sorted((one.at, one.id) for one in found)
     assert sorted(found) == sorted(Search(reader, asked()).newest())
     assert len(found) > 150
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 20])
+def test_many_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """All sessions of a worker are over when it dies: more of them than a page has, and some before and behind."""
+    monkeypatch.setattr(exporting, "PAGE", page)
+    writer = Writer()
+    lines = [line for _ in range(3) for line in writer.session()]
+    lines += [line for _ in range(9) for line in writer.session(mails=0, close=False)]
+    lines += [writer.line("", "worker-died", {"worker": WORKER, "how": "signal 9", "sessions": 9})]
+    lines += [line for _ in range(2) for line in writer.session()]
+    found = [mail.found for mail in of(tmp_path, *lines)]
+    assert len(found) == len({one.id for one in found}) == 14
+    assert len({one.at for one in found}) == 6
+
+
+def test_no_question_is_open_while_who_reads_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is erased or comes between two pages is as it is then; and the recorder's file can be made shorter."""
+    monkeypatch.setattr(exporting, "PAGE", 3)
+    monkeypatch.setattr(exporting, "AT_ONCE", 2)
+    monkeypatch.setattr(exporting, "STRETCH", 5)
+    writer = Writer()
+    store = Store(tmp_path, create=True)
+    store.append([line for _ in range(6) for line in writer.session()])
+    opened = open_reader(str(tmp_path))
+    for going in (mails(opened, asked()), records(opened, asked()), records(opened, asked(sender="alice@example.org"))):
+        assert next(going) is not None
+        with closing(sqlite3.connect(tmp_path / DATABASE, timeout=0)) as other:
+            busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert busy == 0
+    first = mails(opened, asked())
+    next(first)
+    store.append(list(writer.session("late@example.org")))
+    assert [mail.found.sender for mail in first][-1] == "late@example.org"
+    opened.close()
+    store.close()
 
 
 @pytest.mark.parametrize("words", [{"rule": "no-macros"}, {"recipient": "*@host1.example"}, {"anomaly": "odd-hello"}])
@@ -57,20 +84,22 @@ def test_those_that_pass(reader: Reader, words: dict[str, str]) -> None:
     assert found
 
 
-def test_marks(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the index, each with its mail, whatever the stretch."""
+@pytest.mark.parametrize("near", [0, 200])
+@pytest.mark.parametrize("some", [7, 500])
+def test_marks(reader: Reader, monkeypatch: pytest.MonkeyPatch, some: int, near: int) -> None:
+    """Those of the index, each with its mail, however many are asked for together, and in both ways."""
+    monkeypatch.setattr(exporting, "AT_ONCE", some)
+    monkeypatch.setattr(exporting, "NEAR", near)
     expected: dict[int, set[tuple[str, str]]] = {}
     for mail, what, name in reader.rows("SELECT mail, what, name FROM mark WHERE mail > 0"):
         if what in ("rule", "observed", "anomaly", "tag"):
             expected.setdefault(mail, set()).add((what, name))
-    for stretch in (50, 20_000):
-        monkeypatch.setattr(exporting, "STRETCH", stretch)
-        found = {
-            mail.found.id: {(what, name) for what, names in mail.marks.items() for name in names}
-            for mail in mails(reader, asked())
-            if mail.marks
-        }
-        assert found == expected
+    found = {
+        one.found.id: {(what, name) for what, names in one.marks.items() for name in names}
+        for one in mails(reader, asked())
+        if one.marks
+    }
+    assert found == expected
     assert len(expected) > 10
 
 
@@ -78,12 +107,47 @@ def test_the_records_themselves(reader: Reader) -> None:
     assert list(records(reader, asked())) == [line for _, line in reader.lines()]
 
 
-def test_the_records_of_a_time(reader: Reader) -> None:
-    since, until = "2026-11-16T10:00:00.500Z", "2026-11-16T10:00:01Z"
-    found = list(records(reader, asked(since, until)))
-    expected = [line for _, line in reader.lines() if since[:-1] <= json.loads(line)["at"] < until[:-1]]
-    assert found == expected
-    assert 100 < len(found) < 1000
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        ("2026-11-16T10:00:00.500", "2026-11-16T10:00:01"),
+        ("2026-11-16T10:00:00.500", None),
+        (None, "2026-11-16T10:00:01"),
+        ("2026-11-16T10:00:00.500", "2026-11-16T10:00:00.501"),
+        ("2026-11-16T09:00:00", "2026-11-16T10:00:00"),
+        ("2026-11-16T11:00:00", None),
+        (None, "2026-11-16T09:00:00"),
+    ],
+)
+def test_the_records_of_a_time(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, since: str | None, until: str | None
+) -> None:
+    everything = [line for _, line in reader.lines()]
+    expected = [
+        line
+        for line in everything
+        if (since is None or json.loads(line)["at"] >= since) and (until is None or json.loads(line)["at"] < until)
+    ]
+    for stretch in (7, 20_000):
+        monkeypatch.setattr(exporting, "STRETCH", stretch)
+        assert list(records(reader, asked(since, until))) == expected
+    assert len(expected) < len(everything)
+
+
+def test_the_records_of_a_time_where_the_clock_was_set_back(tmp_path: Path) -> None:
+    """Blocks of one time stand in several places then."""
+    store = Store(tmp_path, create=True)
+    for minutes in (0, 10, 4, 20):
+        writer = Writer(worker=f"{minutes:010}", begin=BEGIN + timedelta(minutes=minutes))
+        store.append(list(writer.session()))
+    store.close()
+    opened = open_reader(str(tmp_path))
+    for since, until, number in (("10:04", "10:05", 1), ("10:03", "10:11", 2), ("10:00", "10:30", 4), ("10:10", "", 2)):
+        which = asked(f"2026-11-16T{since}", f"2026-11-16T{until}" if until else None)
+        found = [json.loads(line)["at"] for line in records(opened, which)]
+        assert len({at[:16] for at in found}) == number
+        assert all(since <= at[11:] for at in found)
+    opened.close()
 
 
 def test_the_records_of_sessions(reader: Reader) -> None:
@@ -95,124 +159,7 @@ def test_the_records_of_sessions(reader: Reader) -> None:
     assert len(found) == sum(record["session"] in names for record in everything)
 
 
-# ------------------------------------------------------------------------------------------------------ by the schemas
-
-
-def test_every_mail_is_as_the_schemas_want_it(reader: Reader) -> None:
-    kinds = set()
-    for mail in mails(reader, asked()):
-        assert wrong_as_ecs(ecs.document(mail)) == []
-        event = ocsf.event(mail)
-        kinds.add((mail.found.outcome, event is None))
-        assert event is None or wrong_as_ocsf(event) == []
-    assert {("accepted", False), ("refused", False), ("none", True)} <= kinds
-
-
-def awkward() -> dict[str, list[bytes]]:
-    """Sessions that are not like most."""
-    writer = Writer()
-
-    def session(**more: Any) -> list[bytes]:
-        return list(writer.session(**more))
-
-    name = writer.new_session()
-    cut = [writer.line(name, "link-connect", {"listener": "in", "server": "mx"}, {"client": "[::1]:5"})]
-    cut += [
-        writer.exchange(name, "MAIL", "MAIL FROM:<>", "550 No", code=550, tx=1, mail="", action="answer", sent=None)
-    ]
-    return {
-        "a null reverse-path": session(sender=""),
-        "one that was refused": session(sender="", outcome="refused"),
-        "of a session that goes on": cut,
-        "erased": [entry_of(line) for line in session(tls="TLSv1.3", identity="ann", message_id="<1@x>")],
-        "IPv6": session(client="2001:db8::1", server="[2001:db8::25]:587"),
-        "of a server by its name": session(server="mx.example:25"),
-        "no mail": session(mails=0),
-        "addresses as nobody has them": session(sender='"a b"@x.example', recipients=("postmaster", "~k1.abc@~k1.def")),
-        "texts as nobody writes them": session(message_id="<\x00\x1b\u202e>", identity="\ud7ff" * 500),
-    }
-
-
-@pytest.mark.parametrize("which", awkward())
-def test_awkward_ones(tmp_path: Path, which: str) -> None:
-    (mail,) = of(tmp_path, *awkward()[which])
-    assert wrong_as_ecs(ecs.document(mail)) == []
-    event = ocsf.event(mail)
-    assert (event is None) == (which == "no mail")
-    assert event is None or wrong_as_ocsf(event) == []
-    json.dumps([event, ecs.document(mail)])
-
-
-def test_nobody_is_made_up(tmp_path: Path) -> None:
-    (mail,) = of(tmp_path, *awkward()["erased"])
-    assert mail.found.sender is None
-    document = dict(flat(ecs.document(mail)))
-    assert not any(field.startswith(("email.from", "email.to", "user", "related.user")) for field in document)
-    event = ocsf.event(mail)
-    assert event is not None
-    assert event["email"]["from"] == ocsf.NOBODY
-    assert "from" not in event
-
-
-def test_the_check_itself_finds_something(reader: Reader) -> None:
-    """What is checked by would be of no use otherwise."""
-    mail = next(one for one in mails(reader, asked()) if exporting.is_mail(one))
-    whole, event = ecs.document(mail), ocsf.event(mail)
-    assert event is not None
-    assert wrong_as_ecs({**whole, "@timestamp": "2026-11-24"})
-    for broken in (
-        {**whole, "sender": "x"},
-        {**whole, "ecs": {}},
-        {**whole, "tags": "x"},
-        {**whole, "source": {"ip": "x"}},
-    ):
-        assert wrong_as_ecs(broken)
-    assert wrong_as_ecs({**whole, "event": {**whole["event"], "category": ["mail"]}})
-    for name in ("activity_id", "metadata", "email", "time", "type_uid", "direction_id"):
-        assert wrong_as_ocsf({key: value for key, value in event.items() if key != name}), name
-    for broken in (
-        {**event, "mail": 1},
-        {**event, "email": {"size": 3}},
-        {**event, "severity_id": 7},
-        {**event, "to": "x"},
-    ):
-        assert wrong_as_ocsf(broken)
-
-
 # ------------------------------------------------------------------------------------------------------------- details
-
-
-def test_what_stands_where(reader: Reader) -> None:
-    """One mail, field by field, by hand."""
-    (mail,) = (one for one in mails(reader, asked(message_id="one@example.org")))
-    document = dict(flat(ecs.document(mail)))
-    found = mail.found
-    expected = {
-        "event.outcome": "success",
-        "event.type": ["info", "allowed"],
-        "event.code": "250",
-        "email.from.address": ["Ann@sub.Example.ORG"],
-        "email.to.address": ["bob@example.org", "carl@deep.sub.example.org"],
-        "email.message_id": "one@example.org",
-        "source.ip": "2001:db8::7",
-        "network.type": "ipv6",
-        "destination.port": 25,
-        "tls.version": "1.3",
-        "user.name": "ann",
-        "smtpproxy.octets": 3_000_000,
-        "smtpproxy.session": found.session,
-    }
-    assert {key: document[key] for key in expected if key != "email.from.address"} == {
-        key: value for key, value in expected.items() if key != "email.from.address"
-    }
-    assert document["email.from.address"][0].lower() == "ann@sub.example.org"
-    event = ocsf.event(mail)
-    assert event is not None
-    assert event["time"] == round(found.at * 1000)
-    assert event["email"]["message_uid"] == "one@example.org"
-    assert event["dst_endpoint"] == {"ip": "198.51.100.25", "port": 25}
-    assert event["metadata"]["sequence"] == found.id
-    assert (event["status_id"], event["action_id"], event["disposition"]) == (1, 1, "Allowed")
 
 
 @pytest.mark.parametrize(
@@ -229,3 +176,12 @@ def test_what_stands_where(reader: Reader) -> None:
 )
 def test_hosts_and_ports(text: str, expected: tuple[str, int | None]) -> None:
     assert exporting.host_and_port(text) == expected
+
+
+def test_what_was_seen() -> None:
+    """By a bit for each number, of each gateway."""
+    seen = exporting._Seen()
+    numbers = [0, 1, 7, 8, 70_000, 5 << 40, (5 << 40) + 8]
+    assert [seen.add(number) for number in numbers] == [True] * len(numbers)
+    assert [seen.add(number) for number in numbers] == [False] * len(numbers)
+    assert seen.add(9)
