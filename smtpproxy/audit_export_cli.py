@@ -77,7 +77,11 @@ def _lines(reader: Reader, asked: Question, form: str) -> Iterator[str]:
 
 
 def _to_file(lines: Iterator[str], output: Path) -> None:
-    """All of it, or nothing."""
+    """All of it, or nothing. What is no file (a pipe, /dev/null) is written to, and stays what it is."""
+    if output.exists() and not output.is_file():
+        with output.open("w", encoding="utf-8") as there:
+            there.writelines(line + "\n" for line in lines)
+        return
     descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

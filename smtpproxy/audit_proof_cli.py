@@ -14,7 +14,7 @@ import click
 
 from smtpproxy.audit.entries import leaf_of
 from smtpproxy.audit.keys import KeyFileError, follow, load_verifiers, open_checkpoint
-from smtpproxy.audit.notes import NoteError
+from smtpproxy.audit.notes import NoteError, Verifier
 from smtpproxy.audit.proofs import parse_proof
 from smtpproxy.audit.tree import check_inclusion
 from smtpproxy.audit_options import FOUND, UNREADABLE, USAGE, fail, store_option
@@ -23,12 +23,13 @@ from smtpproxy.store.emptying import settled
 from smtpproxy.store.erasing import erase, pattern_of
 from smtpproxy.store.errors import StoreError
 from smtpproxy.store.proving import newest, prove
-from smtpproxy.store.pruning import prune
+from smtpproxy.store.pruning import owed, prune
 from smtpproxy.store.reading import POSTGRES, Reader, open_reader
 from smtpproxy.store.store import Store, rfc3339
 from smtpproxy.store.verifying import Verifying
 
 DAY: Final = 86_400.0
+MOST_DIGITS: Final = 12  # of the number of a record, which is below 2^40
 SHOWN: Final = 20  # findings that are printed, without --all
 _AGE = re.compile(r"([0-9]+)([smhdwy])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY, "y": 365 * DAY}
@@ -42,7 +43,9 @@ class _Place(click.ParamType[int | datetime]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | datetime:
         if not isinstance(value, str):
             return value  # type: ignore[return-value]
-        if value.isdecimal():
+        if value.isdecimal() and value.isascii():
+            if len(value) > MOST_DIGITS:
+                self.fail(f"there is no record {value[:40]}", param, ctx)
             return int(value)
         try:
             found = datetime.fromisoformat(value)
@@ -62,7 +65,7 @@ class _Age(click.ParamType[float]):
         found = _AGE.fullmatch(value)
         if found is None:
             self.fail(f"{value!r} is no age: 90d, 12h, 2w, 1y", param, ctx)
-        return int(found[1]) * _UNITS[found[2]]
+        return min(int(found[1]) * _UNITS[found[2]], time.time())  # nothing is older than 1970
 
 
 @click.command("verify", short_help="Check that nothing was changed, inserted or taken away.")
@@ -98,8 +101,12 @@ def verify(
     reader = open_reader(where)
     try:
         total = int(reader.meta("size") or 0)
-        notes = [note for file in kept for note in _notes(file.read())]
+        notes = _kept(kept)
         begin, end = _number(reader, start) or 0, _number(reader, stop)
+        if end is not None and begin >= min(end, total):
+            fail(f"there is no record from {begin} to before {end}: the store has {total}", USAGE)
+        if begin and begin >= total:
+            fail(f"there is no record {begin}: the store has {total}", USAGE)
         with _progress((total if end is None else min(end, total)) - begin) as progress:
             options: dict[str, Any] = {"vkey": _vkey(key), "kept": notes, "copy": where.startswith(POSTGRES)}
             report = Verifying(reader, start=begin, stop=end, progress=progress, **options).run()
@@ -123,12 +130,29 @@ def _vkey(key: str | None) -> str:
     """A key as text, or the one of a file."""
     if key is None:
         return ""
-    if "+" in key and not Path(key).exists():
-        return key
     try:
-        return load_verifiers(Path(key))[0].vkey
-    except KeyFileError as error:
+        if "+" in key and not Path(key).exists():
+            return Verifier(key).vkey
+        keys = load_verifiers(Path(key))
+    except (KeyFileError, NoteError) as error:
         fail(str(error), USAGE)
+    if len(keys) > 1:
+        fail(f"{key} has {len(keys)} keys: give one, the first that was handed out", USAGE)
+    return keys[0].vkey
+
+
+def _kept(files: tuple[IO[str], ...]) -> list[str]:
+    """The checkpoints in files; each has one."""
+    found: list[str] = []
+    for file in files:
+        try:
+            notes = list(_notes(file.read()))
+        except UnicodeDecodeError:
+            notes = []
+        if not notes:
+            fail(f"{file.name} has no checkpoint in it", USAGE)
+        found += notes
+    return found
 
 
 def _notes(text: str) -> Iterator[str]:
@@ -186,7 +210,7 @@ def checkpoint(where: str) -> None:
 
 
 @click.command("prove", short_help="A proof that one record is in the log, for somebody else.")
-@click.argument("number", type=int, required=False)
+@click.argument("number", type=click.IntRange(0, (1 << 40) - 1), required=False)
 @click.option("--message-id", metavar="ID", help="The end of the mail with this Message-ID.")
 @click.option("--line/--no-line", default=True, help="Print the record itself on standard error, too.")
 @store_option
@@ -238,9 +262,10 @@ def check_proof(proof: IO[str], record: IO[bytes], key: str) -> None:
 
 @click.command("prune", short_help="Take away old records; what remains is proved as before.")
 @click.option("--keep", type=_Age(), required=True, help="How old records may be: 90d, 12h, 2w, 1y.")
+@click.option("--force", is_flag=True, help="Also what a sink has not had yet that is to have everything.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @store_option
-def prune_(where: str, keep: float, dry_run: bool) -> None:
+def prune_(where: str, keep: float, force: bool, dry_run: bool) -> None:
     """Take away records older than this, in groups of 256.
 
     Their hashes stay (0.2 octets a record), so the rest of the tree, and every checkpoint, can still be verified.
@@ -256,10 +281,14 @@ def prune_(where: str, keep: float, dry_run: bool) -> None:
         return
     store = Store(Path(where), indexes=False)
     try:
-        records = prune(store, before, dry_run=dry_run).records
+        floor = None if force else owed(store)
+        records = prune(store, before, floor=floor, dry_run=dry_run).records
+        kept = prune(store, before, dry_run=True).records
     finally:
         store.close()
     click.echo(f"{count(records, 'record')} from before {rfc3339(before)} {'would go' if dry_run else 'taken away'}")
+    if (stay := kept - records if dry_run else kept) > 0:
+        click.echo(f"{count(stay, 'more record')} stay, because a sink has not had them yet: --force takes them, too")
 
 
 def _prune_postgres(where: str, before: float, dry_run: bool) -> None:

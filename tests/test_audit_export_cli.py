@@ -176,3 +176,16 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         words = shlex.split(re.split(r" [|>] ", command)[0])[2:]
         done = run("store", *words[1:])
         assert done.exit_code == 0, (command, done.stderr)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "ecs", "parquet"])
+def test_what_is_no_file_stays_what_it_is(store: str, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """A device is written to, or refused, and no file put in its place."""
+
+    def replace(*names: object) -> None:
+        raise AssertionError(names)
+
+    monkeypatch.setattr("os.replace", replace)
+    result = run(store, "--format", form, "--output", "/dev/null")
+    assert result.exit_code == (3 if form == "parquet" else 0), result.output
+    assert not Path("/dev/null").is_file()

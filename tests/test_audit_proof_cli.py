@@ -310,9 +310,58 @@ def test_every_finding_of_the_page_is_one() -> None:
     """What the table quotes is what is said, numbers aside."""
     table = PAGE.partition("What it says, and what it means:")[2].partition("Not everything odd")[0]
     quoted = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)[2:]
-    paths = [DOCS.parent / "smtpproxy" / "store" / name for name in ("verifying.py", "sayings.py")]
+    paths = [DOCS.parent / "smtpproxy" / "store" / name for name in ("verifying.py", "sayings.py", "outside.py")]
     sources = re.sub(r'"\n *f?"', "", "".join(path.read_text(encoding="utf-8") for path in paths))
     for finding in quoted:
         for piece in re.split(r"[0-9]+|\b(?:records?|were|was|are|is|inserted)\b", finding):
             assert piece.strip(" ;:,") in sources, (finding, piece)
     assert len(quoted) > 8
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "--from", "9223372036854775807"],
+        ["verify", "--from", "500000"],
+        ["verify", "--from", "500", "--to", "100"],
+        ["verify", "--key", "a+b"],
+        ["verify", "--checkpoint", "{empty}"],
+        ["verify", "--checkpoint", "{binary}"],
+        ["prove", "100000000000000000000000"],
+    ],
+)
+def test_what_can_not_be_meant(tmp_path: Path, arguments: list[str]) -> None:
+    """A line that says so, and nothing that looks like a finding."""
+    signed(tmp_path / "store", mails=20)
+    (tmp_path / "empty").touch()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    names = {"empty": tmp_path / "empty", "binary": tmp_path / "binary"}
+    result = CliRunner().invoke(
+        audit, [*(each.format(**names) for each in arguments), "--store", str(tmp_path / "store")]
+    )
+    assert result.exit_code == 2, result.output
+    assert "NOT AS IT WAS" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("age", ["3000y", "99999999999999y"])
+def test_an_age_before_all_time(tmp_path: Path, age: str) -> None:
+    signed(tmp_path / "store", mails=20)
+    result = CliRunner().invoke(audit, ["prune", "--keep", age, "--store", str(tmp_path / "store")])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("0 records")
+
+
+def test_what_a_sink_has_not_had_stays(tmp_path: Path) -> None:
+    signed(tmp_path / "store", mails=100)
+    store = Store(tmp_path / "store")
+    with store.changing() as connection:
+        connection.execute("INSERT INTO sink VALUES ('syslog', 300, 0, ''), ('otel', 5, 0, '')")
+        store.keep("owed", "syslog\nother")
+    size = store.size
+    store.close()
+    command = ["prune", "--keep", "0s", "--store", str(tmp_path / "store")]
+    kept = CliRunner().invoke(audit, command).output
+    assert kept.startswith("256 records")
+    assert f"{size // 256 * 256 - 256:,} more records stay, because a sink has not had them yet" in kept
+    assert CliRunner().invoke(audit, [*command, "--force"]).output.startswith(f"{size // 256 * 256 - 256:,} records")

@@ -184,6 +184,8 @@ class Journal(Appender):
             super().__init__(self._open(self.state.segment), lock)
             undo.callback(os.close, self.descriptor)
             self._number = self.state.segment
+            if durable:
+                self._keep_name()
             self._end_cut_line()
             if reserve and not self.state.refusing:
                 self._take_reserve()
@@ -260,11 +262,20 @@ class Journal(Appender):
         if self._durable:
             try:
                 os.fdatasync(self.descriptor)
+                self._keep_name()
             except OSError:
                 os.close(descriptor)
                 raise
         os.close(self.descriptor)
         self.descriptor, self._number = descriptor, number
+
+    def _keep_name(self) -> None:
+        """What is on the disk in a file that the disk has no name of is lost (fsync(2))."""
+        directory = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _end(self) -> None:
         if os.lseek(self.descriptor, 0, os.SEEK_CUR) >= self._segment:

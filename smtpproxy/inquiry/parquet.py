@@ -106,6 +106,8 @@ def write(mails: Iterable[Mail], path: Path) -> None:
     """
     import duckdb
 
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file, which Parquet needs")
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
         lines = Path(directory) / "mails.json"
         with lines.open("w", encoding="utf-8") as file:

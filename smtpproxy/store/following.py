@@ -258,6 +258,10 @@ class Followers:
         self._written_at = float("-inf")
         self._seen = store.size
         self._write_down()  # where new ones begin
+        owed = "\n".join(each.name for each in self._followers if each.policy.when_down == "keep")
+        if store.value("owed") != owed:
+            with store.changing():
+                store.keep("owed", owed)
         for follower in self._followers:
             follower.start()
 

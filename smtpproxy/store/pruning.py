@@ -33,6 +33,13 @@ class Pruned(NamedTuple):
     records: int
 
 
+def owed(store: Store) -> int | None:
+    """The number of the first record that a sink has not had which is to have them all; None: there is no such sink."""
+    names = set(store.value("owed").split("\n"))
+    rows = store.connection.execute("SELECT name, next FROM sink").fetchall()
+    return min((int(number) for name, number in rows if name in names), default=None)
+
+
 def prune(store: Store, before: float, *, floor: int | None = None, dry_run: bool = False) -> Pruned:
     """Take away what was recorded before a time, in whole subtrees.
 
@@ -52,7 +59,10 @@ def prune(store: Store, before: float, *, floor: int | None = None, dry_run: boo
         until = min(until, floor)
     first = until // SUBTREE * SUBTREE
     pruned = Pruned(max(first, store.first), max(first - store.first, 0))
-    if dry_run or not pruned.records:
+    if dry_run:
+        return pruned
+    if not pruned.records:
+        _remove(store, store.first)  # what somebody left who was interrupted
         return pruned
     with store.on_disk(), store.changing():
         _bridge(store, first)
@@ -96,12 +106,17 @@ def _split(store: Store, first: int) -> None:
     for begin, lines, leaves in store.connection.execute(query, (first,)).fetchall():
         kept = lines.split(b"\n")[first - begin :]
         if kept:
+            store.connection.execute("DELETE FROM block WHERE first = ?", (begin,))  # never a record in two places
             store.put_block(first, kept, [leaves[at : at + 8] for at in range(8 * (first - begin), len(leaves), 8)])
 
 
 def _remove(store: Store, first: int) -> None:
     """All rows about what is gone."""
     connection = store.connection
+    if not connection.execute(
+        "SELECT 1 FROM block WHERE first < ? UNION ALL SELECT 1 FROM session WHERE last < ? LIMIT 1", (first, first)
+    ).fetchone():
+        return
     while True:
         with store.changing():
             gone = connection.execute(

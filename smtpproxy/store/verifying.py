@@ -390,8 +390,8 @@ class Verifying:
         if self._trusted and not self.report.anchored and self._whole:
             self.report.find(None, "there is no checkpoint that the key signed: so it proves nothing here")
         elif keyed and (records > MOST_UNSIGNED or lasted > LONGEST_UNSIGNED):
-            what = f"{_are(records)} behind the last checkpoint, of {lasted / 3600:,.1f} hours"
-            self.report.find(begin, f"{what}: no recorder leaves that unsigned")
+            tail = f"behind the last checkpoint, of {lasted / 3600:,.1f} hours: no recorder leaves that unsigned"
+            self.report.find(begin, f"{_are(records)} {tail}")
         else:
             self.report.notes.append(f"{_are(records)} behind the last checkpoint")
 
