@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from smtpproxy.audit.entries import leaf_of
-from smtpproxy.audit.notes import parse_checkpoint, unverified_text
+from smtpproxy.audit.notes import NoteError, parse_checkpoint, unverified_text
 from smtpproxy.audit.proofs import proof_text
 from smtpproxy.audit.tree import Frontier, inclusion_proof
 from smtpproxy.store.errors import StoreError
@@ -43,12 +43,15 @@ def prove(reader: Reader, number: int) -> str:
     """A proof file (proofs.py) for one record, by the newest checkpoint that has it.
 
     Raises:
-        StoreError: there is no such record, or no checkpoint is about it yet.
+        StoreError: there is no such record, no checkpoint is about it yet, or nobody signs them.
     """
     if not any(True for _ in reader.lines(number, number + 1)):
         raise StoreError(f"there is no record {number}")
     note = newest(reader)
-    size = parse_checkpoint(unverified_text(note)).size if note else 0
+    try:
+        size = parse_checkpoint(unverified_text(note)).size if note else 0
+    except NoteError as error:
+        raise StoreError(f"the newest checkpoint proves nothing, a proof needs a key that signs: {error}") from error
     if size <= number:
         raise StoreError(f"no checkpoint is about record {number} yet; the newest is of {size} records")
     return proof_text(number, inclusion_proof(number, size, range_hash(reader)), note)

@@ -66,7 +66,7 @@ class Verifying:
         self._copy = copy
         self._progress = progress
         self.report = Report()
-        self._range = start, stop
+        self._range, self._notes = (start, stop), kept
         self._first = self._size = self._stop = self._start = 0
         self._at = 0  # the block that is looked at
         self._trusted = self._vkey = vkey
@@ -75,8 +75,6 @@ class Verifying:
         self._roots: dict[int, bytes] = {}  # by size: what the records come to
         self._wanted: list[int] = []
         self._kept: list[tuple[str, Checkpoint]] = []
-        for note in kept:
-            self._keep(note)
         self._high = Frontier()  # of subtrees
         self._low: Frontier | None = Frontier()  # of the subtree that is not whole yet; None: some of it is not there
         self._hole = False  # a subtree is not known, so no later root can be made
@@ -85,7 +83,8 @@ class Verifying:
 
     def _keep(self, note: str) -> None:
         try:
-            self._kept.append((note, parse_checkpoint(unverified_text(note))))
+            text = unverified_text(note) if self._vkey or "\n\n" in note else note  # without a key nobody signs
+            self._kept.append((note, parse_checkpoint(text)))
         except NoteError as error:
             self.report.find(None, f"a kept checkpoint can't be read: {error}")
 
@@ -112,6 +111,8 @@ class Verifying:
         self._first, self._size = int(reader.meta("first") or 0), int(reader.meta("size") or 0)
         self._vkey = self._trusted or reader.meta("vkey")
         self.report.size = self._size
+        for note in self._notes:
+            self._keep(note)
         for n, digest in reader.rows("SELECT n, hash FROM subtree ORDER BY n"):
             self._subtrees[n] = _octets(digest, f"the hash of the records from {n * SUBTREE} on")
         for size, root, note, bridge in reader.rows("SELECT size, root, note, bridge FROM checkpoint ORDER BY size"):
@@ -163,9 +164,8 @@ class Verifying:
                 raise ValueError("too much of it is missing")
             digest = self._subtrees.get(n)
             if digest is None:
-                self.report.find(
-                    n * SUBTREE, f"the hash of the records {n * SUBTREE} to {n * SUBTREE + 255} is missing"
-                )
+                which = f"{n * SUBTREE} to {n * SUBTREE + 255}"
+                self.report.find(n * SUBTREE, f"the hash of the records {which} is missing")
                 self._sound = False
                 digest = bytes(32)
             for size, bridge in bridged.get(n, ()):

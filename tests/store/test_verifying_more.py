@@ -11,6 +11,8 @@ from smtpproxy.audit.entries import leaf_of
 from smtpproxy.audit.keys import succeed
 from smtpproxy.audit.notes import Checkpoint
 from smtpproxy.audit.tree import Frontier
+from smtpproxy.store.errors import StoreError
+from smtpproxy.store.proving import prove
 from smtpproxy.store.reading import open_reader
 from smtpproxy.store.recorder import Recorder, Terms
 from smtpproxy.store.store import Store
@@ -215,3 +217,22 @@ def test_while_it_is_written(tmp_path: Path) -> None:
     finally:
         reader.close()
         store.close()
+
+
+def test_a_kept_checkpoint_of_who_has_no_key(tmp_path: Path) -> None:
+    """Nobody signed it; it is compared all the same."""
+    store = Store(tmp_path, create=True)
+    store.append(list(lines(60)))
+    text = checkpoint(store)
+    store.close()
+    report = verified(tmp_path, kept=(text,))
+    assert not report.findings
+    assert any(note.endswith("fits") for note in report.notes)
+    _replace_all(tmp_path, _changed(_lines(tmp_path)))
+    assert any("the record was rewritten" in finding.text for finding in verified(tmp_path, kept=(text,)).findings)
+    reader = open_reader(str(tmp_path))
+    try:
+        with pytest.raises(StoreError, match="a proof needs a key that signs"):
+            prove(reader, 3)
+    finally:
+        reader.close()
