@@ -106,6 +106,10 @@ def write(mails: Iterable[Mail], path: Path) -> None:
     """
     import duckdb
 
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise OSError(f"DuckDB takes names in UTF-8 only: {str(path)!r}") from None
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
         lines = Path(directory) / "mails.json"
         with lines.open("w", encoding="utf-8") as file:

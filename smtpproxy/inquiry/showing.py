@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from smtpproxy.columns import printable
+from smtpproxy.inquiry.filters import after
 from smtpproxy.inquiry.fourcolumns import SAME, Cell, Columns
 from smtpproxy.store.reading import Reader
 
@@ -35,9 +36,10 @@ _SAID: Final = frozenset(
 def find(reader: Reader, name: str) -> list[tuple[int, str]]:
     """The sessions of this name, or of names that begin so: their ids and names, at most `MOST` and one."""
     found = list(reader.rows("SELECT id, name FROM session WHERE name = ? ORDER BY id LIMIT 11", (name,)))
-    if not found and name:
+    behind = after(name)
+    if not found and behind is not None:
         query = "SELECT id, name FROM session WHERE name >= ? AND name < ? ORDER BY name, id LIMIT 11"
-        found = list(reader.rows(query, (name, name[:-1] + chr(ord(name[-1]) + 1))))
+        found = list(reader.rows(query, (name, behind)))
     return [(int(number), str(text)) for number, text in found]
 
 
