@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,6 +19,7 @@ from smtpproxy.inquiry.exporting import mails, records
 from smtpproxy.inquiry.filters import Question
 from smtpproxy.store.reading import Reader, open_reader
 
+INTERRUPTED: Final = 130  # exit code, as shells have it after Ctrl-C
 FORMATS: Final = ("jsonl", "ecs", "ocsf", "parquet")
 
 
@@ -48,7 +50,8 @@ def export(where: str, asked: Question, form: str, output: Path | None) -> None:
       smtpproxy audit export --format parquet --output november.parquet --since 2026-11-01
       smtpproxy audit export --session 4d9d6b7a53-1 | jq -c .
     \b
-    Exit codes: 0 done · 2 the command line is wrong · 3 the store can't be read, or the file not written
+    Exit codes: 0 done · 2 the command line is wrong · 3 the store can't be read,
+    or the file not written · 130 Ctrl-C
     """
     if form == "parquet" and output is None:
         raise click.UsageError("A Parquet file is no text: say --output FILE.")
@@ -65,6 +68,8 @@ def export(where: str, asked: Question, form: str, output: Path | None) -> None:
                 write(_lines(reader, asked, form, of_record))
         except ImportError as error:
             fail(f'Parquet needs more, and {error.name} can\'t be imported: pip install "smtpproxy[export]"', USAGE)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)  # it is not whole: who goes on only if all is well must not go on
         except OSError as error:
             if output is None:
                 raise  # which is seen to where nobody reads on, too

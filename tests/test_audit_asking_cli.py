@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy import audit_asking_cli, audit_options, audit_show_cli
+from smtpproxy.audit.entries import entry_of
 from smtpproxy.inquiry.counting import NAMES
 from smtpproxy.inquiry.filters import OPTIONS
 from smtpproxy.store.store import DATABASE, Store
@@ -479,3 +480,28 @@ def test_names_that_were_perhaps_meant_are_printable(tmp_path: Path) -> None:
     done = run("search", "--store", str(directory), "--rule", "no-macros")
     assert "did you mean no-macros?31m??" in done.stderr
     assert all(c.isprintable() for line in done.stderr.splitlines() for c in line)
+
+
+def test_what_was_erased_is_said_so(tmp_path: Path) -> None:
+    """It is not taken for a null reverse-path, nor for somebody without a name."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    store = Store(directory, create=True)
+    writer = Writer()
+    some = list(writer.session("ann@example.org", ("bob@example.net", "carl@example.net")))
+    store.append([entry_of(line) if b"ann@" in line or b"192.0.2.1:" in line else line for line in some])
+    store.append([entry_of(line) if b"bob@" in line else line for line in writer.session("")])
+    store.close()
+    where = ("--store", str(directory))
+    lines = run("search", "--oldest-first", *where).stdout.splitlines()[1:]
+    assert lines[0].split()[3] == "(erased)"
+    assert "(erased)" in lines[0].split("1,000")[1]
+    assert "<>" not in lines[0]
+    said = run("tail", *where).stdout.splitlines()
+    assert "(erased)" in said[0]
+    assert "<>" not in said[0]
+    found = [json.loads(line) for line in run("search", "--oldest-first", "--json", *where).stdout.splitlines()]
+    assert {"client", "sender"} <= set(found[0]["erased"])
+    assert not {"client", "mail"} & set(found[0])
+    assert "" not in found[0].get("rcpt", [])
+    assert list(csv.DictReader(io.StringIO(run("search", "--csv", *where).stdout)))[1]["erased"].startswith("client")

@@ -185,6 +185,17 @@ def test_standard_output_has_no_room_for_all_of_it(tmp_path: Path, store: str) -
             assert not said or lines == ["smtpproxy: standard output can't be written: No space left on device"]
 
 
+def test_who_presses_ctrl_c_is_not_told_it_is_done(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*args: Any) -> Any:
+        yield b"{}"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("smtpproxy.audit_export_cli.records", stopped)
+    assert run(store, "--output", str(tmp_path / "out")).exit_code == 130
+    assert run(store).exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_who_reads_has_seen_enough(store: str) -> None:
     shell = f"{sys.executable} -m smtpproxy audit export --store {store} --format ecs | head -n 1"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=DEADLINE, check=False)

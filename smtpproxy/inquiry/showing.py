@@ -15,13 +15,13 @@ import msgspec
 from smtpproxy.columns import printable
 from smtpproxy.inquiry.filters import after
 from smtpproxy.inquiry.fourcolumns import SAME, Cell, Columns
+from smtpproxy.inquiry.wording import ERASED
 from smtpproxy.store.reading import Reader
 
 Piece = tuple[str, str | None]  # text and colour
 Lines = Sequence[tuple[int, bytes]]
 Record = Mapping[str, Any]
 
-ERASED: Final = "(erased)"
 NOTHING: Final = "(nothing)"
 MOST: Final = 10  # sessions that a beginning of a name may fit and are named
 _LATEST: Final = 2_000  # sessions whose names are looked at for what was perhaps meant
