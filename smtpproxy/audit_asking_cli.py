@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from smtpproxy.audit_options import prints, say, store_option, write
+from smtpproxy.columns import printable
 from smtpproxy.inquiry import wording
 from smtpproxy.inquiry.counting import NAMES, Count, Counting
 from smtpproxy.inquiry.filters import OPTIONS, Question, question
@@ -23,6 +24,7 @@ from smtpproxy.inquiry.plotting import bars
 from smtpproxy.inquiry.searching import Search, unknown
 from smtpproxy.store.reading import Reader, open_reader
 
+_NUMBER: Final = click.IntRange(0, 1_000_000_000)  # of what is shown
 POLL: Final = 0.2  # seconds between two looks at what has come
 _HELP: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _SUMMARY: Final = ("outcome", "verdict", "rule", "anomaly", "reply", "tls", "domain", "day")
@@ -64,7 +66,7 @@ def filters(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(short_help="Find mails, and sessions without any.", epilog=_EXIT_CODES, context_settings=_HELP)
 @filters
-@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="So many at most; 0 is all.")
+@click.option("--limit", type=_NUMBER, default=100, show_default=True, help="So many at most; 0 is all.")
 @click.option("--oldest-first", is_flag=True, help="The oldest, in place of the newest.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV, with a head.")
@@ -104,7 +106,7 @@ def search(where: str, asked: Question, limit: int, oldest_first: bool, as_json:
 @click.command(short_help="Show what comes.", epilog=_EXIT_CODES, context_settings=_HELP)
 @filters
 @click.option("-f", "--follow", is_flag=True, help="Go on, and show what comes.")
-@click.option("-n", "number", type=click.IntRange(0), default=20, show_default=True, help="The last so many before.")
+@click.option("-n", "number", type=_NUMBER, default=20, show_default=True, help="The last so many before.")
 @click.option("--records", is_flag=True, help="Every record.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
 @store_option
@@ -140,7 +142,7 @@ def _wait() -> None:
 @click.command(short_help="Count mails, and show them as bars.", epilog=_EXIT_CODES, context_settings=_HELP)
 @filters
 @click.option("--by", type=click.Choice(NAMES), metavar="WHAT", help=f"Count by this: {', '.join(NAMES)}.")
-@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="So many names; 0 is all.")
+@click.option("--limit", type=_NUMBER, default=20, show_default=True, help="So many names; 0 is all.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Bars of # signs.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV, with a head.")
@@ -215,8 +217,8 @@ def check_names(reader: Reader, asked: Question) -> None:
     """A name that can't be is an error; of one that only does not occur there may be some tomorrow."""
     for wrong, text in unknown(reader, asked):
         if wrong:
-            raise click.UsageError(text)
-        click.echo(f"smtpproxy: {text}", err=True)
+            raise click.UsageError(printable(text))
+        click.echo(f"smtpproxy: {printable(text)}", err=True)
 
 
 COMMANDS: Final = [search, tail, stats]

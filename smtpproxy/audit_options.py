@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 import sys
 import tomllib
@@ -24,7 +25,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def store_option(command: _Command) -> _Command:
     """Gives a command `where`, a directory or the address of a database, and has it end well where the store can't be
-    read, where nobody reads on, and at Ctrl-C."""
+    read, where nobody reads on, where what is printed has no room, and at Ctrl-C."""
 
     @click.option("--store", "store", metavar="STORE", help="Its directory, or postgresql://…; else as configured.")
     @click.option("--config", "config", metavar="FILE", help=f"The configuration that names it, not {CONFIG}.")
@@ -35,12 +36,20 @@ def store_option(command: _Command) -> _Command:
         except StoreError as error:
             fail(str(error), UNREADABLE)
         except BrokenPipeError:  # who read has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to be flushed there
+            _print_no_more()
             sys.exit(0)
+        except OSError as error:
+            _print_no_more()
+            fail(f"{error.filename or 'standard output'} can't be written: {error.strerror or error}", UNREADABLE)
         except KeyboardInterrupt:
             sys.exit(0)
 
     return asked  # type: ignore[return-value]
+
+
+def _print_no_more() -> None:
+    """Nothing is left to be flushed to standard output when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def configured(config: str | None) -> str:
@@ -77,14 +86,37 @@ def prints(text: str) -> bool:
     return True
 
 
+def is_terminal() -> bool:
+    """Whether standard output is one; it may also be closed."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def coloured() -> bool:
+    """Whether standard output is a terminal, and nobody minds colours."""
+    return is_terminal() and not os.environ.get("NO_COLOR")
+
+
 def say(line: str, colour: str | None = None, *, painted: bool = False) -> None:
     """A line on standard output; in colour, if that is a terminal and nobody minds. `painted`: colours are in it, and
     stay there whatever standard output is."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a character that the terminal has not is no reason to stop
-    if colour and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+    if colour and coloured():
         line = click.style(line, fg=colour)
     click.echo(line, color=True if painted else None)
+
+
+def of_record(line: bytes) -> str:
+    """A record as it was written. What a terminal would obey, or standard output can't have, stands as \\u…, which
+    means the same in JSON."""
+    text = line.decode(errors="replace")
+    if not is_terminal():
+        return text if text.isascii() or prints(text) else "".join(c if prints(c) else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() and prints(c) else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if character < "\x80" else json.dumps(character)[1:-1]
 
 
 def write(lines: Iterable[str]) -> None:

@@ -1,15 +1,13 @@
 """The command `smtpproxy audit show`: a session as it was, in four columns."""
 
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
 
 import click
 
-from smtpproxy.audit_options import USAGE, fail, say, store_option
+from smtpproxy.audit_options import USAGE, coloured, fail, of_record, say, store_option
 from smtpproxy.inquiry.fourcolumns import Columns
 from smtpproxy.inquiry.showing import MOST, Piece, find, nearest, of_message, shown
 from smtpproxy.store.reading import Reader, open_reader
@@ -51,22 +49,27 @@ def show(
     """
     if not session and message_id is None:
         raise click.UsageError("Which session? Say its name, as `smtpproxy audit search` shows it, or --message-id ID.")
+    for text in (*session, message_id or ""):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"{text!r} is no UTF-8, and so is no name") from None
     with closing(open_reader(where)) as reader:
         found = _of_message(reader, message_id) if message_id is not None else []
         for name in session:
             found.append(_one(reader, name))
         columns = Columns(width or shutil.get_terminal_size().columns, whole=full)
-        coloured = colour == "always" or (colour == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+        painted = colour == "always" or (colour == "auto" and coloured())
         for at, number in enumerate(dict.fromkeys(found)):
             lines = reader.session_lines(number)
             if as_json:
                 for _, line in lines:
-                    say(line.decode(errors="replace"))
+                    say(of_record(line))
                 continue
             if at:
                 say("")
-            for text in _painted(shown(lines, columns, full=full, gateway=number >> GATEWAY_SHIFT), coloured=coloured):
-                say(text, painted=coloured)
+            for text in _painted(shown(lines, columns, full=full, gateway=number >> GATEWAY_SHIFT), painted=painted):
+                say(text, painted=painted)
 
 
 def _of_message(reader: Reader, message_id: str) -> list[int]:
@@ -87,9 +90,9 @@ def _one(reader: Reader, name: str) -> int:
     return found[0][0]
 
 
-def _painted(lines: Iterator[list[Piece]], *, coloured: bool) -> Iterator[str]:
+def _painted(lines: Iterator[list[Piece]], *, painted: bool) -> Iterator[str]:
     for pieces in lines:
-        if coloured:
+        if painted:
             yield "".join(_paint(text, colour) for text, colour in pieces)
         else:
             yield "".join(text for text, _ in pieces)

@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy import audit_asking_cli, audit_options, audit_show_cli
+from smtpproxy.audit.entries import entry_of
 from smtpproxy.inquiry.counting import NAMES
 from smtpproxy.inquiry.filters import OPTIONS
 from smtpproxy.store.store import DATABASE, Store
@@ -408,3 +409,99 @@ def test_colour_is_for_terminals_where_nobody_minds(filled: Path) -> None:
     assert "\x1b" not in run(*words).stdout
     assert "\x1b[33m" in on_a_terminal("tail", "-n", "2", "--verdict", "rewrite", "--store", str(filled))
     assert "\x1b" not in on_a_terminal("tail", "-n", "2", "--verdict", "rewrite", "--json", "--store", str(filled))
+
+
+# ----------------------------------------------------------------------------------------------------- what can't be
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            (*command, number)
+            for command in (("search", "--limit"), ("tail", "-n"), ("stats", "--by", "sender", "--limit"))
+            for number in (str(10**20), str(10**30), str(2**63), "9" * 5000, "-1", "x")
+        ),
+        *(
+            ("search", f"--{name}={value}")
+            for name, value in (
+                ("size", "9" * 5000),
+                ("size", ">" + "9" * 5000),
+                ("size", "²"),
+                ("size", "٣"),
+                ("reply", "4٥٠"),
+                ("since", "0000-01-01"),
+                ("since", "99999-01-01"),
+                ("since", "9" * 5000 + "d"),
+                ("since", "nan"),
+                ("until", "9999-12-31"),
+                ("client", "::/" + "9" * 5000),
+                ("sender", "\udcff"),
+                ("session", "a*b*c*d"),
+            )
+        ),
+        ("search", "--since", "2026-11-24", "--until", "2026-11-23"),
+    ],
+    ids=lambda words: " ".join(words)[:40].encode("ascii", "backslashreplace").decode(),
+)
+def test_what_makes_no_sense_is_said_so(filled: Path, words: tuple[str, ...]) -> None:
+    done = run(*words, "--store", str(filled))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert isinstance(done.exception, SystemExit)
+    assert "Error: " in done.stderr.splitlines()[-1]
+    assert "sys.set_int_max_str_digits" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "--limit", "0"),
+        ("search", "--limit", str(10**9)),
+        ("tail", "-n", str(10**9)),
+        ("search", "--size", f"<{10**30}"),
+        ("search", "--size", f">{10**30}"),
+        ("search", "--since", "0001-01-01T00:00:00+23:59"),
+        ("search", "--until", "9999-12-31T23:59:59-23:59"),
+        ("search", "--sender", "*@\U0010ffff"),
+        ("search", "--session", "\U0010ffff*"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_at_the_edge_makes_sense(filled: Path, words: tuple[str, ...]) -> None:
+    assert run(*words, "--store", str(filled)).exit_code == 0
+
+
+def test_names_that_were_perhaps_meant_are_printable(tmp_path: Path) -> None:
+    directory = tmp_path / "store"
+    directory.mkdir()
+    store = Store(directory, create=True)
+    store.append(list(Writer().session(rule="no-macros\x9b31m\u202e")))
+    store.close()
+    done = run("search", "--store", str(directory), "--rule", "no-macros")
+    assert "did you mean no-macros?31m??" in done.stderr
+    assert all(c.isprintable() for line in done.stderr.splitlines() for c in line)
+
+
+def test_what_was_erased_is_said_so(tmp_path: Path) -> None:
+    """It is not taken for a null reverse-path, nor for somebody without a name."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    store = Store(directory, create=True)
+    writer = Writer()
+    some = list(writer.session("ann@example.org", ("bob@example.net", "carl@example.net")))
+    store.append([entry_of(line) if b"ann@" in line or b"192.0.2.1:" in line else line for line in some])
+    store.append([entry_of(line) if b"bob@" in line else line for line in writer.session("")])
+    store.close()
+    where = ("--store", str(directory))
+    lines = run("search", "--oldest-first", *where).stdout.splitlines()[1:]
+    assert lines[0].split()[3] == "(erased)"
+    assert "(erased)" in lines[0].split("1,000")[1]
+    assert "<>" not in lines[0]
+    said = run("tail", *where).stdout.splitlines()
+    assert "(erased)" in said[0]
+    assert "<>" not in said[0]
+    found = [json.loads(line) for line in run("search", "--oldest-first", "--json", *where).stdout.splitlines()]
+    assert {"client", "sender"} <= set(found[0]["erased"])
+    assert not {"client", "mail"} & set(found[0])
+    assert "" not in found[0].get("rcpt", [])
+    assert list(csv.DictReader(io.StringIO(run("search", "--csv", *where).stdout)))[1]["erased"].startswith("client")

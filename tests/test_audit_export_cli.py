@@ -1,6 +1,7 @@
 """`smtpproxy audit export`, and the page about it."""
 
 import json
+import os
 import re
 import shlex
 import stat
@@ -17,8 +18,10 @@ from smtpproxy.inquiry import ecs, ocsf, parquet
 from smtpproxy.inquiry.exporting import Mail, mails
 from smtpproxy.inquiry.parquet import row
 from smtpproxy.store.reading import open_reader
+from smtpproxy.store.store import Store
 from tests.inquiry.mails import asked, of_the_page, varied
 from tests.inquiry.published import wrong_as_ecs, wrong_as_ocsf
+from tests.store.filling import Writer
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "audit-export.md").read_text(encoding="utf-8")
 DEADLINE = 60.0
@@ -107,6 +110,92 @@ def test_a_directory_that_is_not_there(store: str, tmp_path: Path) -> None:
         assert "can't be written: No such file or directory" in done.stderr
 
 
+@pytest.mark.parametrize("form", ["jsonl", "ecs", "parquet"])
+def test_what_is_no_file_is_not_replaced_by_one(store: str, tmp_path: Path, form: str) -> None:
+    """Not a device (or whoever may write all of /dev has no /dev/null any more), not a pipe, not a directory."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link", "."):
+        done = run(store, "--format", form, "--output", str(tmp_path / name))
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "is no file" in done.stderr or "is a directory" in done.stderr
+    assert run(store, "--format", form, "--output=").exit_code == 2
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "ecs"])
+def test_a_link_leads_to_the_file(store: str, tmp_path: Path, form: str) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to("deep/out")
+    assert run(store, "--format", form, "--output", str(tmp_path / "link")).exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "deep" / "out").read_text() == run(store, "--format", form).stdout
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["x" * 300, "circle", "b\udcff"])
+def test_names_that_no_file_can_have(store: str, tmp_path: Path, form: str, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    done = run(store, "--format", form, "--output", str(tmp_path / name))
+    if name == "b\udcff" and form == "jsonl":  # it can, but DuckDB does not take it
+        assert done.exit_code == 0
+        return
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle"]
+
+
+def test_what_a_terminal_would_obey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is escaped there and nowhere else: a file has the octets that are proved."""
+    wild = "a\x7f\x9b31m\u202eb\u2066\U000e0001 é"
+    (tmp_path / "store").mkdir()
+    store = Store(tmp_path / "store", create=True)
+    store.append(list(Writer().session(identity=wild)))
+    store.close()
+    where = str(tmp_path / "store")
+    plain = run(where).stdout
+    assert wild in plain
+    monkeypatch.setattr("smtpproxy.audit_options.is_terminal", lambda: True)
+    shown = run(where).stdout
+    assert all(c.isprintable() for line in shown.splitlines() for c in line)
+    assert "\\u009b31m\\u202eb" in shown
+    assert "é" in shown
+    assert [json.loads(line) for line in shown.splitlines()] == [json.loads(line) for line in plain.splitlines()]
+    assert run(where, "--output", str(tmp_path / "out")).exit_code == 0
+    assert (tmp_path / "out").read_text() == plain
+
+
+def test_standard_output_has_no_room_for_all_of_it(tmp_path: Path, store: str) -> None:
+    """A file that is full, and one that was never open."""
+    for to, code, said in ((">/dev/full", 3, 1), (">&-", 0, 0), ("| true", 0, 0)):
+        for command in (
+            "export",
+            "export --format ecs",
+            "search",
+            "search --json",
+            "tail",
+            "stats",
+            "show 0123456789-1",
+        ):
+            shell = f"{sys.executable} -m smtpproxy audit {command} --store {store} {to}"
+            done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=DEADLINE, check=False)
+            lines = [line for line in done.stderr.splitlines() if "there may be more" not in line]
+            assert (len(lines), done.returncode) == (said, code), (command, to, done.stderr)
+            assert not said or lines == ["smtpproxy: standard output can't be written: No space left on device"]
+
+
+def test_who_presses_ctrl_c_is_not_told_it_is_done(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*args: Any) -> Any:
+        yield b"{}"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("smtpproxy.audit_export_cli.records", stopped)
+    assert run(store, "--output", str(tmp_path / "out")).exit_code == 130
+    assert run(store).exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_who_reads_has_seen_enough(store: str) -> None:
     shell = f"{sys.executable} -m smtpproxy audit export --store {store} --format ecs | head -n 1"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=DEADLINE, check=False)
@@ -180,12 +269,12 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("form", ["jsonl", "ecs", "parquet"])
 def test_what_is_no_file_stays_what_it_is(store: str, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    """A device is written to, or refused, and no file put in its place."""
+    """No file is put in the place of a device."""
 
     def replace(*names: object) -> None:
         raise AssertionError(names)
 
     monkeypatch.setattr("os.replace", replace)
     result = run(store, "--format", form, "--output", "/dev/null")
-    assert result.exit_code == (3 if form == "parquet" else 0), result.output
+    assert result.exit_code == 2, result.output
     assert not Path("/dev/null").is_file()

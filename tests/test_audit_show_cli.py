@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy.audit_cli import audit
+from smtpproxy.store.store import Store
 from tests.inquiry.mails import of_the_page
+from tests.store.filling import Writer
 
 DEADLINE = 30.0
 
@@ -52,6 +54,31 @@ def test_by_message_id(store: str) -> None:
     assert done.stdout.startswith("4d9d6b0000-1 ")
     none = run(store, "--message-id", "x")
     assert (none.exit_code, none.stdout, none.stderr) == (2, "", "smtpproxy: no mail has the Message-ID x\n")
+
+
+@pytest.mark.parametrize("name", ["", "*", "\U0010ffff", "4\U0010ffff", "\ud7ff", "x" * 100_000, "\udcff", "\x1b[31m"])
+def test_names_that_no_session_has(store: str, name: str) -> None:
+    for words in ((name,), ("--message-id", name)):
+        done = run(store, *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert isinstance(done.exception, SystemExit)
+        assert all(c.isprintable() for line in done.stderr.splitlines() for c in line)
+
+
+def test_what_a_terminal_would_obey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is escaped there and nowhere else; what is shown means the same."""
+    wild = "a\x7f\x9b31m\u202eb"
+    directory = tmp_path / "store"
+    directory.mkdir()
+    made = Store(directory, create=True)
+    made.append(list(Writer().session(identity=wild)))
+    made.close()
+    plain = run(str(directory), "0123456789-1", "--json").stdout
+    assert wild in plain
+    monkeypatch.setattr("smtpproxy.audit_options.is_terminal", lambda: True)
+    shown = run(str(directory), "0123456789-1", "--json", "--colour", "never").stdout
+    assert all(c.isprintable() for line in shown.splitlines() for c in line)
+    assert [json.loads(line) for line in shown.splitlines()] == [json.loads(line) for line in plain.splitlines()]
 
 
 def test_as_json(store: str) -> None:

@@ -40,9 +40,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "audit_key_cli": ("audit", "store", "audit_options"),
     "privacy_cli": ("audit", "audit_options"),
     "audit_proof_cli": ("columns", "audit", "store", "audit_options"),
-    "audit_asking_cli": ("store", "inquiry", "audit_options"),
+    "audit_asking_cli": ("store", "inquiry", "audit_options", "columns"),
     "audit_show_cli": ("store", "inquiry", "audit_options"),
-    "audit_export_cli": ("store", "inquiry", "audit_options", "audit_asking_cli"),
+    "audit_export_cli": ("store", "inquiry", "audit_options", "columns", "audit_asking_cli"),
     "audit_cli": (
         *("audit_asking_cli", "audit_export_cli", "audit_key_cli", "audit_proof_cli", "audit_show_cli"),
         "privacy_cli",

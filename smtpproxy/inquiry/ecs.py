@@ -96,7 +96,9 @@ FIELDS: Final = (
     Field("event.outcome", "`success`, `failure`; `unknown` of a session without mail whose worker died", _outcome),
     Field("event.action", "the gravest thing rules did: `pass`, `rewrite`, `answer` …", lambda m: m.found.verdict),
     Field("event.code", "the code of the last reply", lambda m: str(m.found.code) if m.found.code else None),
-    Field("event.id", "the log's origin and the number of the record", exporting.unique),
+    Field(
+        "event.id", "the log's origin, or if it has none the session, and the number of the record", exporting.unique
+    ),
     Field("event.sequence", "the number of the record", exporting.number_of),
     Field("event.start", "of a session without mail: when it began", _start),
     Field("event.end", "of a session without mail: when it was over", _end),

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from smtpproxy.inquiry import searching
 from smtpproxy.inquiry.filters import Question
 from smtpproxy.inquiry.searching import Found, Search, occurring
 from smtpproxy.store.errors import StoreError
@@ -235,8 +236,9 @@ def gateway_of(mail: Mail) -> int:
 
 
 def unique(mail: Mail) -> str:
-    """What tells it from all others, also of other gateways."""
-    return f"{mail.origin}:{number_of(mail)}"
+    """What tells it from all others, also of other gateways. Where a log has no origin its sessions still have names
+    that no other gateway's have."""
+    return f"{mail.origin or mail.found.session}:{number_of(mail)}"
 
 
 def is_mail(mail: Mail) -> bool:
@@ -254,12 +256,7 @@ def succeeded(mail: Mail) -> bool | None:
 
 def erased(mail: Mail) -> list[str]:
     """What of it was there and was erased."""
-    gone = {
-        "client": not mail.found.client,
-        "sender": is_mail(mail) and mail.found.sender is None,
-        "recipient": any(not address for address, _ in mail.found.recipients),
-    }
-    return [name for name, is_so in gone.items() if is_so]
+    return searching.erased(mail.found)
 
 
 def marks(mail: Mail, what: str) -> list[str]:

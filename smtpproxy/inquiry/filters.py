@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
+from smtpproxy.columns import printable
 from smtpproxy.policy.toml import parse_duration, parse_size
 from smtpproxy.store.indexing import GRAVITY
 from smtpproxy.store.schema import client_key, key_of
@@ -200,7 +201,7 @@ def _known(field: str, known: Iterable[str]) -> "Callable[[str], list[Span]]":
 
 def meant(text: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or which there are, if they are few and none is like it."""
-    names = list(known)
+    names = [printable(name) for name in known]  # peers chose some of them
     like = difflib.get_close_matches(text, names, n=2, cutoff=0.6)
     if like:
         return f"; did you mean {' or '.join(like)}?"
@@ -219,7 +220,7 @@ def _versions(text: str) -> list[Span]:
     return [Span("client_tls", f"TLSv1.{found[1]}" if found[1] not in (None, "0") else "TLSv1", same=True)]
 
 
-_SIZE: Final = re.compile(r"(\d+)([kKmMgG]?)")
+_SIZE: Final = re.compile(r"([0-9]{1,100})([kKmMgG]?)")
 
 
 def _octets(text: str) -> int:
@@ -251,7 +252,7 @@ def _sizes(text: str) -> list[Span]:
 
 
 def _replies(text: str) -> list[Span]:
-    found = re.fullmatch(r"([2-5])(\d\d|\dx|xx)", text.lower())
+    found = re.fullmatch(r"([2-5])([0-9][0-9]|[0-9]x|xx)", text.lower())
     if found is None:
         raise ValueError(f"{text!r} is no reply code (450, 45x, 4xx)")
     digits = text.lower().rstrip("x")

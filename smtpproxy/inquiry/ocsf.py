@@ -121,7 +121,11 @@ BOTH: Final = (
     Field("metadata.product.vendor_name", "`smtpproxy`", lambda m: "smtpproxy"),
     Field("metadata.product.version", "of the program that exports", lambda m: __version__),
     Field("metadata.profiles", "`security_control`", lambda m: ["security_control"]),
-    Field("metadata.uid", "the log's origin and the number of the record", exporting.unique),
+    Field(
+        "metadata.uid",
+        "the log's origin, or if it has none the session, and the number of the record",
+        exporting.unique,
+    ),
     Field("metadata.sequence", "the number of the record", exporting.number_of),
     Field("metadata.correlation_uid", "the session", lambda m: m.found.session),
     Field("metadata.log_name", "the log's origin", lambda m: m.origin or None),

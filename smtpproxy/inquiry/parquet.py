@@ -106,8 +106,10 @@ def write(mails: Iterable[Mail], path: Path) -> None:
     """
     import duckdb
 
-    if path.exists() and not path.is_file():
-        raise OSError("it is no file, which Parquet needs")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise OSError(f"DuckDB takes names in UTF-8 only: {str(path)!r}") from None
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
         lines = Path(directory) / "mails.json"
         with lines.open("w", encoding="utf-8") as file:

@@ -53,6 +53,16 @@ class Found(NamedTuple):
     identity: str | None
 
 
+def erased(one: Found) -> list[str]:
+    """What of it was there and was erased."""
+    gone = {
+        "client": not one.client,
+        "sender": one.outcome != "none" and one.sender is None,
+        "recipient": any(not address for address, _ in one.recipients),
+    }
+    return [name for name, is_so in gone.items() if is_so]
+
+
 # ------------------------------------------------------------------------------------------------------------- names
 
 

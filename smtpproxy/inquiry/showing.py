@@ -13,14 +13,15 @@ from typing import Any, Final
 import msgspec
 
 from smtpproxy.columns import printable
+from smtpproxy.inquiry.filters import after
 from smtpproxy.inquiry.fourcolumns import SAME, Cell, Columns
+from smtpproxy.inquiry.wording import ERASED
 from smtpproxy.store.reading import Reader
 
 Piece = tuple[str, str | None]  # text and colour
 Lines = Sequence[tuple[int, bytes]]
 Record = Mapping[str, Any]
 
-ERASED: Final = "(erased)"
 NOTHING: Final = "(nothing)"
 MOST: Final = 10  # sessions that a beginning of a name may fit and are named
 _LATEST: Final = 2_000  # sessions whose names are looked at for what was perhaps meant
@@ -35,9 +36,10 @@ _SAID: Final = frozenset(
 def find(reader: Reader, name: str) -> list[tuple[int, str]]:
     """The sessions of this name, or of names that begin so: their ids and names, at most `MOST` and one."""
     found = list(reader.rows("SELECT id, name FROM session WHERE name = ? ORDER BY id LIMIT 11", (name,)))
-    if not found and name:
+    behind = after(name)
+    if not found and behind is not None:
         query = "SELECT id, name FROM session WHERE name >= ? AND name < ? ORDER BY name, id LIMIT 11"
-        found = list(reader.rows(query, (name, name[:-1] + chr(ord(name[-1]) + 1))))
+        found = list(reader.rows(query, (name, behind)))
     return [(int(number), str(text)) for number, text in found]
 
 

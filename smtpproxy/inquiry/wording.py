@@ -14,14 +14,15 @@ from typing import Any, Final
 from smtpproxy.columns import printable, table
 from smtpproxy.inquiry.counting import Count
 from smtpproxy.inquiry.matching import Event
-from smtpproxy.inquiry.searching import Found
+from smtpproxy.inquiry.searching import Found, erased
 from smtpproxy.store.schema import GATEWAY_SHIFT
 
+ERASED: Final = "(erased)"
 HEADS: Final = ("WHEN", "SESSION", "CLIENT", "OUTCOME", "CODE", "VERDICT", "OCTETS", "FROM", "TO")
 _TO_THE_RIGHT: Final = (4, 6)
 _KEYS: Final = (
     "at", "number", "gateway", "session", "tx", "outcome", "code", "verdict", "rule", "mail", "rcpt", "rcpt_refused",
-    "octets", "message_id", "sha256", "client", "server", "listener", "tls", "hello", "identity",
+    "octets", "message_id", "sha256", "client", "server", "listener", "tls", "hello", "identity", "erased",
 )  # fmt: skip
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _NOT_SAID: Final = ("v", "at", "up", "seq", "session", "kind", "salt", "transcript")
@@ -52,17 +53,18 @@ def keys(one: Found) -> dict[str, Any]:
         "verdict": one.verdict,
         "rule": one.rule,
         "mail": one.sender,
-        "rcpt": [address for address, accepted in one.recipients if accepted] or None,
-        "rcpt_refused": [address for address, accepted in one.recipients if not accepted] or None,
+        "rcpt": [address for address, accepted in one.recipients if accepted and address] or None,
+        "rcpt_refused": [address for address, accepted in one.recipients if not accepted and address] or None,
         "octets": one.size or None,
         "message_id": one.message_id,
         "sha256": one.sha256,
-        "client": one.client,
+        "client": one.client or None,
         "server": one.server,
         "listener": one.listener,
         "tls": one.tls,
         "hello": one.hello,
         "identity": one.identity,
+        "erased": erased(one) or None,
     }
     return {key: value for key, value in whole.items() if value is not None}
 
@@ -94,12 +96,12 @@ def _row(one: Found) -> tuple[str, ...]:
     return (
         when(one.at),
         one.session,
-        one.client,
+        one.client or ERASED,
         one.outcome,
         str(one.code or ""),
         _verdict(one),
         f"{one.size:,}" if one.size else "",
-        "" if one.sender is None else f"<{one.sender}>",
+        _sender(one),
         _recipients(one),
     )
 
@@ -108,11 +110,18 @@ def _verdict(one: Found) -> str:
     return f"{one.verdict} ({one.rule})" if one.rule else one.verdict
 
 
+def _sender(one: Found) -> str:
+    if one.sender is None:
+        return "" if one.outcome == "none" else ERASED
+    return f"<{one.sender}>"
+
+
 def _recipients(one: Found) -> str:
     if not one.recipients:
         return ""
     more = len(one.recipients) - 1
-    return f"<{one.recipients[0][0]}>" + (f" and {more} more" if more else "")
+    first = one.recipients[0][0]
+    return (f"<{first}>" if first else ERASED) + (f" and {more} more" if more else "")
 
 
 def line(one: Found | Event) -> str:
@@ -127,7 +136,7 @@ def _of_mail(one: Found) -> str:
         said = "no mail"
     else:
         to = f" to {_recipients(one)}" if one.recipients else ""
-        said = f"<{one.sender or ''}>{to}: {one.outcome}"
+        said = f"{_sender(one)}{to}: {one.outcome}"
     details = [str(one.code) if one.code else "", f"{one.size:,} octets" if one.size else ""]
     details += [_verdict(one)] if one.verdict != "pass" or one.rule else []
     return ", ".join([said, *(detail for detail in details if detail)])

@@ -12,6 +12,7 @@ let go of what it still has: lines are in it until the recorder is through with 
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 from smtpproxy.audit.entries import SALT, entry_of
@@ -20,9 +21,9 @@ from smtpproxy.store.schema import key_of
 from smtpproxy.store.store import Store
 
 RANGES: Final = 500  # of records, told by one `audit-erase`
-_BEFORE: Final = (
-    rb"(?<![A-Za-z0-9.+_\\-])"  # else it is the end of another one's; what is rarer counts as no part of it
-)
+_BEFORE: Final = rb"(?<![A-Za-z0-9.+_-])"  # else it is the end of another one's; what is rarer counts as no part of it
+
+_ESCAPED: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)")
 
 
 class Erased(NamedTuple):
@@ -33,24 +34,49 @@ class Erased(NamedTuple):
 
 
 def pattern_of(*, address: str = "", client: str = "", identity: str = "") -> re.Pattern[bytes]:
-    """What names a person in a line of the record: a mail address, in the forms that commands and replies have it; a
-    client's IP address; the name of a log-in. Letters count as equal in both cases."""
+    """What names a person in a line of the record, without the escapes of JSON (`names`): a mail address, in the forms
+    that commands and replies have it; a client's IP address; the name of a log-in. Letters count as equal in both
+    cases."""
     forms: list[bytes] = []
     if address:
         local, _, domain = address.rpartition("@")
         texts = {address, f"{_xtext(local)}@{domain}", f"{_xtext(local)}+40{domain}", f"{local}%40{domain}"}
-        forms += [rb"%b%b(?![A-Za-z0-9-]|\.[A-Za-z0-9])" % (_BEFORE, re.escape(_json(text))) for text in sorted(texts)]
+        if not local.startswith('"'):
+            texts.add(f'"{local}"@{domain}')
+        forms += [
+            rb"%b%b(?![A-Za-z0-9-]|\.[A-Za-z0-9])" % (_BEFORE, re.escape(text.encode())) for text in sorted(texts)
+        ]
     if client:
-        forms.append(rb'"\[?%b\]?(?::[0-9]+)?"' % re.escape(client.encode()))
+        text = re.escape(_host(client).encode())
+        if ":" in client:
+            forms.append(rb"(?:(?<![0-9A-Za-z:.])|(?<=IPv6:))%b(?![0-9A-Za-z:])" % text)
+        else:
+            forms.append(rb"(?<![0-9A-Za-z.])%b(?![0-9A-Za-z]|\.[0-9])" % text)
     if identity:
-        forms.append(rb'"identity":"%b"' % re.escape(_json(identity)))
+        forms.append(rb'"identity":"%b"' % re.escape(identity.encode()))
     if not forms:
         raise ValueError("nobody is named")
     return re.compile(b"|".join(forms), re.IGNORECASE)
 
 
-def _json(text: str) -> bytes:
-    return text.replace("\\", "\\\\").replace('"', '\\"').encode()
+def _host(client: str) -> str:
+    """An IP address as records have it: RFC 5952 has one way to write it."""
+    try:
+        return ip_address(client).compressed
+    except ValueError:
+        return client
+
+
+def _plain(line: bytes) -> bytes:
+    """The line without the escapes of JSON: the letter of one, as in a folded `To:`, is no part of an address."""
+    return _ESCAPED.sub(_octets_of, line) if b"\\" in line else line
+
+
+def _octets_of(found: re.Match[bytes]) -> bytes:
+    what = found[0][1:2]
+    if what == b"u":
+        return chr(int(found[0][2:], 16)).encode("utf-8", "replace")
+    return what if what in b'"\\/' else b" "
 
 
 def _xtext(text: str) -> str:
@@ -90,7 +116,7 @@ def erase(
         numbers = [
             number
             for number, line in enumerate(lines, first)
-            if number >= start and (stop is None or number < stop) and _names(pattern, line)
+            if number >= start and (stop is None or number < stop) and names(pattern, line)
         ]
         progress(first)
         if not numbers:
@@ -101,24 +127,31 @@ def erase(
     if dry_run:
         return Erased(total, gone=False)
     with store.changing() as connection:
+        where = start, store.size if stop is None else stop
+
+        def forget(statement: str, value: str) -> None:
+            connection.execute(statement, (value, *where))
+
         if address:
             key = key_of(address)
-            connection.execute("UPDATE mail SET sender = NULL WHERE sender = ? COLLATE NOCASE", (key,))
-            connection.execute("UPDATE recipient SET address = '' WHERE address = ? COLLATE NOCASE", (key,))
-        for column, value in (("identity", identity), ("identity", address)):
-            if value:
-                connection.execute(f"UPDATE mail SET {column} = NULL WHERE {column} = ?", (value,))  # noqa: S608
-                connection.execute(f"UPDATE session SET {column} = NULL WHERE {column} = ?", (value,))  # noqa: S608
+            forget("UPDATE mail SET sender = NULL WHERE sender = ? COLLATE NOCASE AND id >= ? AND id < ?", key)
+            forget("UPDATE recipient SET address = '' WHERE address = ? COLLATE NOCASE AND mail >= ? AND mail < ?", key)
+        for value in filter(None, (identity, address)):
+            for table in ("mail", "session"):
+                same = "identity = ? COLLATE NOCASE AND id >= ? AND id < ?"
+                forget(f"UPDATE {table} SET identity = NULL WHERE {same}", value)  # noqa: S608 - names of our own
         if client:
+            host = _host(client)
             of = "(SELECT id FROM session WHERE client = ?)"
-            connection.execute(f"UPDATE mail SET client = NULL, hello = NULL WHERE session IN {of}", (client,))  # noqa: S608
-            connection.execute("UPDATE session SET client = NULL, hello = NULL WHERE client = ?", (client,))
+            same = f"session IN {of} AND id >= ? AND id < ?"
+            forget(f"UPDATE mail SET client = NULL, hello = NULL WHERE {same}", host)  # noqa: S608 - as above
+            forget("UPDATE session SET client = NULL, hello = NULL WHERE client = ? AND id >= ? AND id < ?", host)
     return Erased(total, gone=emptied(store))
 
 
 def _blocks(store: Store, start: int, stop: int | None) -> Iterator[tuple[int, list[bytes]]]:
     """One after the other, each read when it is its turn: they are changed meanwhile."""
-    number = start
+    number = max(start, store.first)  # before it there is what somebody did not come to take away
     query = (
         "SELECT first, count, lines FROM block WHERE first >="
         " (SELECT coalesce(max(first), 0) FROM block WHERE first <= ?) ORDER BY first LIMIT 1"
@@ -134,9 +167,10 @@ def _blocks(store: Store, start: int, stop: int | None) -> Iterator[tuple[int, l
         number = found[0] + found[1]
 
 
-def _names(pattern: re.Pattern[bytes], line: bytes) -> bool:
+def names(pattern: re.Pattern[bytes], line: bytes) -> bool:
+    """Whether what is personal in a line names the person."""
     at = line.find(SALT)
-    return at >= 0 and pattern.search(line, at) is not None
+    return at >= 0 and pattern.search(_plain(line[at:])) is not None
 
 
 def _take_out(store: Store, first: int, numbers: list[int], pattern: re.Pattern[bytes], why: str) -> None:

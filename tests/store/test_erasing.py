@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.store.erasing import erase, pattern_of
+from smtpproxy.store.erasing import erase, names, pattern_of
 from smtpproxy.store.store import Store
 from tests.store.filling import Writer
 from tests.store.signing import ORIGIN, checkpoint, signer, verified
@@ -101,19 +101,45 @@ def test_a_login(tmp_path: Path) -> None:
         (b'"got":"550 no mail for alice@example.org."', True),
         (b'"got":"550 see https://x.example/?a=alice%40example.org"', True),
         (b'"asked":"RCPT TO:<b@x> ORCPT=rfc822;alice+40example.org"', True),
+        (b'"transcript":{"client":"To: b@x,\\r\\n\\talice@example.org"}', True),
+        (b'"got":"550-no\\nalice@example.org"', True),
+        (b'"got":"550 \\u0009alice@example.org"', True),
+        (b'"asked":"RCPT TO:<\\"alice\\"@example.org>"', True),
         (b'"asked":"RCPT TO:<malice@example.org>"', False),
+        (b'"asked":"RCPT TO:<\\u006dalice@example.org>"', False),
         (b'"asked":"RCPT TO:<alice@example.org.uk>"', False),
         (b'"asked":"RCPT TO:<alice@example.organic>"', False),
         (b'"asked":"RCPT TO:<x+alice@example.org>"', False),
     ],
 )
 def test_what_names_somebody(text: bytes, named: bool) -> None:
-    assert (pattern_of(address=ALICE).search(b'{"salt":"x",%b}' % text) is not None) is named
+    assert names(pattern_of(address=ALICE), b'{"v":1,"salt":"x",%b}' % text) is named
+
+
+@pytest.mark.parametrize(
+    ("client", "text", "named"),
+    [
+        ("192.0.2.7", b'"client":"192.0.2.7:40112"', True),
+        ("192.0.2.7", b'"got":"250 mx.example.org Hello cl [192.0.2.7]"', True),
+        ("192.0.2.7", b'"asked":"EHLO [192.0.2.7]"', True),
+        ("192.0.2.7", b'"got":"550 192.0.2.7."', True),
+        ("192.0.2.7", b'"client":"192.0.2.70:40112"', False),
+        ("192.0.2.7", b'"client":"1.192.0.2.7"', False),
+        ("192.0.2.7", b'"got":"250 192.0.2.7.1"', False),
+        ("2001:DB8::7", b'"client":"[2001:db8::7]:40112"', True),
+        ("2001:db8:0::7", b'"asked":"EHLO [IPv6:2001:db8::7]"', True),
+        ("2001:db8::7", b'"client":"[2001:db8::71]:40112"', False),
+        ("2001:db8::7", b'"client":"[1:2001:db8::7]:40112"', False),
+    ],
+)
+def test_what_names_a_client(client: str, text: bytes, named: bool) -> None:
+    assert names(pattern_of(client=client), b'{"v":1,"salt":"x",%b}' % text) is named
 
 
 def test_quotes_and_beyond_ascii() -> None:
-    assert pattern_of(address='"a b"@x.example').search(b'{"asked":"RCPT TO:<\\"a b\\"@x.example>"}')
-    assert pattern_of(address="jürgen@x.example").search('{"asked":"RCPT TO:<jürgen@x.example>"}'.encode())
+    before = b'{"v":1,"salt":"x","asked":"RCPT TO:'
+    assert names(pattern_of(address='"a b"@x.example'), before + b'<\\"a b\\"@x.example>"}')
+    assert names(pattern_of(address="jürgen@x.example"), before + '<jürgen@x.example>"}'.encode())
 
 
 def test_nobody_is_named() -> None:
