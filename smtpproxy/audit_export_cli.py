@@ -27,7 +27,12 @@ FORMATS: Final = ("jsonl", "ecs", "ocsf", "parquet")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="What it becomes."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; it appears once whole.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file: for its owner alone, and there once it is whole.",
+)
 @filters
 @store_option
 def export(where: str, asked: Question, form: str, output: Path | None) -> None:

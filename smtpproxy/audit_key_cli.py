@@ -10,6 +10,7 @@ from smtpproxy.audit.keys import KeyFileError, create, keep_names, load, succeed
 from smtpproxy.audit.notes import Checkpoint, NoteError
 from smtpproxy.audit_options import UNREADABLE, USAGE, fail, store_option
 from smtpproxy.store.owning import take
+from smtpproxy.store.reading import POSTGRES
 from smtpproxy.store.store import Store
 
 
@@ -35,8 +36,12 @@ def init(file: Path, name: str | None) -> None:
     Example:
       smtpproxy audit key init /etc/smtpproxy/audit.key --name gw1.example.org/audit
     """
+    called = name or f"smtpproxy/{os.uname().nodename}"
     try:
-        click.echo(create(file, name or f"smtpproxy/{os.uname().nodename}"))
+        called.encode()
+        click.echo(create(file, called))
+    except UnicodeEncodeError:
+        fail(f"{called!r} is no UTF-8, and so is no name for a key", USAGE)
     except (KeyFileError, NoteError) as error:
         fail(str(error), USAGE)
 
@@ -59,8 +64,17 @@ def rotate(file: Path, where: str) -> None:
     printed. Then the old one is erased: who gets at this machine later can't sign the past again.
 
     The proxy must not run meanwhile: stop it, rotate, start it. Who has the old vkey needs nothing new. If this was cut
-    off, do it once more.
+    off, do it once more: it goes on from where it was.
+
+    \b
+    Example:
+      smtpproxy audit key rotate /etc/smtpproxy/audit.key --store /var/lib/smtpproxy/audit
+    \b
+    Exit codes: 0 done · 2 the key or the command line is wrong, or a proxy runs
+    · 3 the store can't be read, or a file not written
     """
+    if where.startswith(POSTGRES):
+        fail("a key is replaced at the gateway that signs by it: say the directory of its store", USAGE)
     new = file.with_name(f"{file.name}.new")
     try:
         old = load(file)

@@ -40,7 +40,14 @@ def test_this_machine_s_name_is_the_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("show", "nowhere"), ("init", "a.key", "--name", "a b"), ("rotate", "nowhere", "--store", "s")]
+    "args",
+    [
+        ("show", "nowhere"),
+        ("init", "a.key", "--name", "a b"),
+        ("rotate", "nowhere", "--store", "s"),
+        ("rotate", "a.key", "--store", "postgresql://x/y"),
+        ("init", "a.key", "--name", "\udcff"),
+    ],
 )
 def test_what_can_t_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
     monkeypatch.chdir(tmp_path)

@@ -293,7 +293,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "reply": Option("CODE", "A reply that was told: 450, 4xx.", _replies),
     "message-id": Option("ID", "The Message-ID, with or without its <>.", _message_ids),
     "identity": Option("NAME", "Whom the client logged in as.", _texts("identity")),
-    "session": Option("NAME", "The session.", _texts("session")),
+    "session": Option("NAME", "The session; 4d9d6b* is all whose names begin so.", _texts("session")),
     "hello": Option("NAME", "What the client called itself.", _texts("hello")),
 }
 
