@@ -97,6 +97,7 @@ def same(directory: Path, database: str, *, but: Sequence[str] = ()) -> None:
 
 
 def findings(database: str, origin: str = ORIGIN) -> list[str]:
-    """What is not as it was."""
+    """What is not as it was, and what was pruned there."""
     with contextlib.closing(PostgresReader(f"{database}&gateway={origin}")) as reader:
-        return [finding.text for finding in Verifying(reader, copy=True).run().findings]
+        report = Verifying(reader, copy=True).run()
+        return [found.text for found in report.findings] + [note for note in report.notes if "pruned" in note]
