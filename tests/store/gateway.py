@@ -416,7 +416,7 @@ control = ""
 
     def recorder(self) -> int:
         """The one there is."""
-        (pid,) = until(lambda: self.recorders if len(self.recorders) == 1 else None, "there is not one recorder")
+        (pid,) = until(lambda: found if len(found := self.recorders) == 1 else None, "there is not one recorder")
         return int(pid)
 
     def group(self) -> list[int]:

@@ -72,7 +72,7 @@ def test_workers_are_killed(base: Path, server: Server) -> None:
     with Gateway(base, server.port) as gateway, clients(gateway) as load:
         for turn in range(6):
             load.goes_on(20)
-            workers = until(lambda: gateway.workers if len(gateway.workers) == 2 else None, "no two workers")
+            workers = until(lambda: found if len(found := gateway.workers) == 2 else None, "no two workers")
             gateway.kill(workers[turn % 2])
         load.goes_on()
         account = ended(gateway, server, load)
@@ -117,7 +117,7 @@ def test_the_supervisor_is_killed_in_mid_write(base: Path, server: Server, shim:
     with Gateway(base, server.port, workers=1, shim=shim) as gateway:
         with clients(gateway) as load:
             load.goes_on(20)
-        (worker,) = gateway.workers
+        (worker,) = until(lambda: found if len(found := gateway.workers) == 1 else None, "no worker")
         until(lambda: gateway.account().waiting == 0, "the journal is not taken over")
         shim.tear(".jsonl")
         os.kill(worker, signal.SIGKILL)

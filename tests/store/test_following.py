@@ -410,6 +410,7 @@ def test_checkpoints_go_along(site: Site) -> None:
     second = checkpoint(site.store, signer())
     site.write()
     sink.wait(lambda: len(sink.notes) == 2)
+    quiet.wait(lambda: quiet.rests == 2)
     site.stop()
     assert sink.notes[1][1] == second
     assert quiet.rests == 2
