@@ -11,6 +11,8 @@ from smtpproxy.audit import privacy, sealing
 from smtpproxy.audit.keys import KeyFileError
 from smtpproxy.audit_options import FOUND, USAGE, fail
 
+NO_LINE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # raised for what is no JSON object
+
 
 @click.group("pseudonym-key", short_help="The key of pseudonyms: make it, add a newer one.")
 def pseudonym_key() -> None:
@@ -99,7 +101,7 @@ def unseal(lines: IO[bytes], key: Path) -> None:
     for line in lines:
         try:
             record = msgspec.json.decode(line, type=dict[str, object])
-        except msgspec.MsgspecError:
+        except NO_LINE:
             click.echo(line, nl=False)
             continue
         transcript = record.get("transcript")
@@ -107,7 +109,7 @@ def unseal(lines: IO[bytes], key: Path) -> None:
             try:
                 about = f"{record.get('session', '')}:{record.get('seq', 0)}".encode()
                 record["transcript"] = msgspec.json.decode(opened(transcript["sealed"], about))
-            except (sealing.SealError, msgspec.MsgspecError) as error:
+            except (sealing.SealError, *NO_LINE) as error:
                 failed = True
                 click.echo(f"smtpproxy: {record.get('session')}: {error}", err=True)
             line = msgspec.json.encode(record) + b"\n"

@@ -61,6 +61,8 @@ def path_text(path: Path) -> str:
 _ENDS: Final = frozenset({"client", "local", "peer", "destination", "proxy"})  # of links: no mail address is in them
 _PATHS: Final = frozenset({"mail", "rcpt", "rcpt_refused"})
 _TEXTS: Final = frozenset({"asked", "sent", "got", "told", "got_before", "noise", "reply", "each", "observed"})
+_COMMANDS: Final = frozenset({"asked", "sent"})
+_SIGNING_IN: Final = frozenset({"AUTH", "SASL"})  # verbs whose replies may name who it is, before a record does
 _HANDSHAKE: Final = frozenset({"sni", "ja4"})  # of one that failed; of one that did not, they stand in its `client`
 PERSONAL: Final = _ENDS | _PATHS | _TEXTS | _HANDSHAKE | {"identity", "message_id", "transcript"}
 _WRITTEN: Final = frozenset({Kind.VIOLATION, Kind.NOTE})  # their `why` may quote a peer
@@ -72,8 +74,14 @@ class Addresses(Protocol):
     def path(self, path: Path) -> str:
         """As `path_text`."""
 
+    def command(self, text: str) -> str:
+        """A command, or what stands in its place: all replaced that may name somebody."""
+
     def text(self, text: str) -> str:
-        """Every address in it replaced."""
+        """A reply, or anything else: every address in it replaced."""
+
+    def signing_in(self, text: str) -> str:
+        """A reply to AUTH."""
 
     def identity(self, text: str) -> str:
         """A user name."""
@@ -191,31 +199,45 @@ def _transaction(
 
 
 def _kept_private(line: dict[str, Any], personal: dict[str, Any], private: Private) -> dict[str, Any]:
-    """What is personal, its transcript sealed for the auditor and then its addresses replaced; a transcript that nobody
-    seals has its addresses replaced like any other text."""
+    """What is personal, its transcript sealed for the auditor as it is, and the addresses of all else replaced."""
     transcript = personal.pop("transcript", None)
     if private.addresses is not None:
-        personal = {key: _replaced(key, value, private.addresses) for key, value in personal.items()}
+        replies = private.addresses.signing_in if line.get("verb") in _SIGNING_IN else private.addresses.text
+        personal = {key: _replaced(key, value, private.addresses, replies) for key, value in personal.items()}
     if transcript is not None:
         if private.seal is not None:
             about = f"{line.get('session', '')}:{line.get('seq', 0)}".encode()
             transcript = {"sealed": private.seal(msgspec.json.encode(transcript), about)}
         elif private.addresses is not None:
-            transcript = {key: private.addresses.text(text) for key, text in transcript.items()}
+            transcript = _hidden(transcript, private.addresses, replies)
         personal["transcript"] = transcript
     return personal
 
 
-def _replaced(key: str, value: Any, addresses: Addresses) -> Any:
+def _hidden(transcript: dict[str, str], addresses: Addresses, replies: Callable[[str], str]) -> dict[str, str]:
+    """A transcript that nobody seals: of what a mail says there is its length alone, for names are everywhere in it."""
+    shown = {}
+    for key, text in transcript.items():
+        if key == "content":
+            shown[key] = f"<{len(text)} characters>"
+        else:
+            shown[key] = addresses.command(text) if key == "asked_octets" else replies(text)
+    return shown
+
+
+def _replaced(key: str, value: Any, addresses: Addresses, replies: Callable[[str], str]) -> Any:
     """A value of a record with every address in it replaced; what was made of paths is so already."""
     if key in _PATHS or key in _ENDS or value is None:
         return value
     if isinstance(value, str):
         if key == "identity":
             return addresses.identity(value)
-        return addresses.message_id(value) if key == "message_id" else addresses.text(value)
+        if key in _COMMANDS:
+            return addresses.command(value)
+        return addresses.message_id(value) if key == "message_id" else replies(value)
     if isinstance(value, list | tuple):
-        return [_replaced("", one, addresses) for one in value]
+        return [_replaced("", one, addresses, replies) for one in value]
     if isinstance(value, dict):
-        return {name: _replaced("", one, addresses) for name, one in value.items()}
+        kinds = {name: name if name in _COMMANDS else "" for name in value}
+        return {name: _replaced(kinds[name], one, addresses, replies) for name, one in value.items()}
     return value

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from smtpproxy.audit.hiding import Addresses
 from smtpproxy.audit.lines import Private
-from smtpproxy.audit.privacy import Addresses, Pseudonyms, load
+from smtpproxy.audit.privacy import Pseudonyms, load
 from smtpproxy.audit.sealing import sealer
 from smtpproxy.config import AuditConfig
 

@@ -285,8 +285,14 @@ class Hidden:
         """As of Addresses."""
         return f"path({path_text(path)})"
 
+    def command(self, text: str) -> str:
+        return f"command({text})"
+
     def text(self, text: str) -> str:
         return f"text({text})"
+
+    def signing_in(self, text: str) -> str:
+        return f"signing_in({text})"
 
     def identity(self, text: str) -> str:
         return f"identity({text})"
@@ -298,12 +304,20 @@ class Hidden:
 def test_every_text_is_replaced_once_and_by_its_kind() -> None:
     line, personal = _parts(_full(), Private(Hidden()))
     assert personal == {
-        "asked": "text(MAIL FROM:<alice@x.example>)", "sent": "text(MAIL FROM:<bob@x.example>)",
+        "asked": "command(MAIL FROM:<alice@x.example>)", "sent": "command(MAIL FROM:<bob@x.example>)",
         "got": "text(250 2.0.0 Ok)", "got_before": ["text(250 2.0.0 Ok)"], "told": "text(550 alice@x.example? No)",
         "noise": "text(050 noise\r\n)", "mail": "path(alice@x.example)",
         "observed": [{"rule": "text(trial)", "action": "text(answer)", "told": "text(550 alice@x)"}],
     }  # fmt: skip
     assert "alice" not in repr(line)
+
+
+def test_what_is_told_to_auth_is_replaced_by_a_rule_of_its_own() -> None:
+    exchange = _exchange(b"AUTH LOGIN\r\n")
+    exchange.told = exchange.got = Reply(235, b"235 welcome, alice\r\n")
+    _, personal = _parts(AuditRecord(Kind.EXCHANGE, 10.25, exchange, None), Private(Hidden()))
+    assert personal["asked"] == "command(AUTH LOGIN)"
+    assert personal["got"] == "signing_in(235 welcome, alice)"
 
 
 def test_paths_of_a_transaction_are_replaced() -> None:
@@ -345,10 +359,15 @@ def test_a_transcript_is_sealed_to_its_record() -> None:
     assert personal["told"] == "text(421 x)"
 
 
-def test_a_transcript_that_nobody_seals_is_replaced_like_any_text() -> None:
-    record = AuditRecord(Kind.NOTE, 0.0, detail={"transcript": TRANSCRIPT})
+def test_of_a_transcript_that_nobody_seals_what_the_mail_says_is_left_out() -> None:
+    record = AuditRecord(Kind.NOTE, 0.0, detail={"transcript": TRANSCRIPT | {"got_octets": "250 bob\r\n"}})
     _, personal = _parts(record, Private(Hidden()))
-    assert personal["transcript"] == {key: f"text({text})" for key, text in TRANSCRIPT.items()}
+    assert personal["transcript"] == {
+        "asked_octets": "command(MAIL FROM:<alice@x.example>\r\n)",
+        "got_octets": "text(250 bob\r\n)",
+        "content": "<17 characters>",
+    }
+    record = AuditRecord(Kind.NOTE, 0.0, detail={"transcript": TRANSCRIPT})
     assert _parts(record)[1]["transcript"] == TRANSCRIPT
     assert _parts(record, Private())[1]["transcript"] == TRANSCRIPT
 

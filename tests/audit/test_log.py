@@ -843,7 +843,7 @@ def test_what_one_session_keeps_private_another_does_not(places: tuple[Place, Pl
         def path(self, path: MailPath) -> str:
             return "hidden"
 
-        text = identity = message_id = lambda self, text: "hidden"
+        command = text = signing_in = identity = message_id = lambda self, text: "hidden"
 
     log = AuditLog(places[:1], wall=lambda at: at, salted=True)
     log.session("a", Private(Hidden()))(COMMITTED)
