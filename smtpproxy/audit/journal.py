@@ -13,6 +13,9 @@ the refusals can be put on record, and taken again when there is room.
 Whoever opens a journal that nobody has open begins a segment: after a power failure the last one may be shorter than
 the store says that it has read, and what came behind that would be taken for read.
 
+A journal that is new beside a store that is not (somebody took it away) begins at a number beyond all that the store
+can have read: the seconds since 1970. Else what the store knows of another segment 1 would be taken for read.
+
 What must never happen: a line in a segment behind the one that is written to; two files for one number.
 """
 
@@ -31,6 +34,7 @@ from smtpproxy.audit.appending import LINE_END, Appender, WriteLock
 SEGMENT: Final = 67_108_864  # octets after which the next segment is begun
 RESERVE: Final = 4_194_304  # octets kept for what is to be said when the disk is full
 PATIENCE: Final = 5.0  # seconds that who begins waits for its turn
+DATABASE: Final = "audit.db"  # the store's, in the directory above
 ROOMY: Final = 3  # times the reserve that must be free before mail is taken again
 Owner = tuple[int, int]  # user, group
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -180,7 +184,10 @@ class Journal(Appender):
             lock = self.state.lock
             _take_patiently(lock)
             undo.callback(lock.leave)
-            self.state.segment = max(self.state.segment, *segments(directory), 0 if first else 1) + first
+            known = max(self.state.segment, *segments(directory), 0 if first else 1)
+            if not known and (directory.parent / DATABASE).exists():
+                known = int(time.time())
+            self.state.segment = known + first
             super().__init__(self._open(self.state.segment), lock)
             undo.callback(os.close, self.descriptor)
             self._number = self.state.segment

@@ -27,13 +27,14 @@ from typing import Any, Final
 
 import msgspec
 
+from smtpproxy.audit import journal
 from smtpproxy.audit.entries import entry_of
 from smtpproxy.audit.tree import Frontier
 from smtpproxy.store import schema
 from smtpproxy.store.errors import StoreError
 from smtpproxy.store.indexing import NO_RECORD, Index, Line, Rows, Time
 
-DATABASE: Final = "audit.db"
+DATABASE: Final = journal.DATABASE
 SUBTREE: Final = 256  # leaves
 LARGEST_BLOCK: Final = 262_144  # octets of the lines of a block, but for a line that alone is longer
 BUSY: Final = 5.0  # seconds another one may hold the database
@@ -71,6 +72,7 @@ class Store:
         self.position = ""
         self._high, self._low = Frontier(), Frontier()
         self._index = Index()
+        self._stale = False  # another process wrote since the index was made: it may have erased what stands in it
         if not create and not self.path.exists():
             raise StoreError(f"there is no store in {directory}")
         try:
@@ -166,9 +168,11 @@ class Store:
         self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
     def _restore_index(self) -> None:
+        self._index, self._stale = Index(), True
         going = self.connection.execute("SELECT id, name FROM session WHERE until IS NULL ORDER BY id").fetchall()
         if going:
             self._index.restore(going, self.lines(going[0][0]))
+        self._stale = False
 
     def lines(self, start: int, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Lines by their numbers, in order."""
@@ -214,6 +218,7 @@ class Store:
                 held = self.connection.execute("SELECT value FROM meta WHERE name = 'size'").fetchone()
                 if held is None or int(held[0]) != self.size:
                     self._read_state()
+                    self._stale = True
                 yield self.connection
                 self._keep_state()
         except sqlite3.Error as error:
@@ -241,6 +246,8 @@ class Store:
         """
         try:
             with self.changing():
+                if self._stale:
+                    self._restore_index()
                 first = self.size
                 self.position = position or self.position
                 self._add(lines)
@@ -251,8 +258,7 @@ class Store:
                 self._insert(self._index.give())
             return first
         except Exception:
-            self._index = Index()
-            with contextlib.suppress(sqlite3.Error):  # if even that fails, the next append does, too
+            with contextlib.suppress(sqlite3.Error):  # if even that fails, the next append tries again
                 self._restore_index()
             raise
 

@@ -173,3 +173,22 @@ def test_a_reader_keeps_the_log_from_being_emptied(tmp_path: Path) -> None:
     reader.close()
     assert _erase(store, address=ALICE) == (0, True)
     store.close()
+
+
+def test_a_session_that_goes_on_does_not_bring_it_back(tmp_path: Path) -> None:
+    """The one who records knows of it in memory; somebody else erases meanwhile."""
+    recorder = Store(tmp_path, create=True)
+    lines = list(Writer().session("bob@example.net", identity=ALICE, client="203.0.113.9"))
+    begun = next(at for at, line in enumerate(lines) if b'"verb":"MAIL"' in line)
+    recorder.append(lines[:begun])
+    eraser = Store(tmp_path, indexes=False)
+    _erase(eraser, address=ALICE, client="203.0.113.9")
+    eraser.close()
+    recorder.append(lines[begun:])
+    kept = recorder.connection.execute("SELECT client, identity FROM mail").fetchall()
+    assert kept
+    assert set(kept) == {(None, None)}
+    assert recorder.connection.execute("SELECT identity FROM session").fetchall() == [(None,)]
+    assert recorder.connection.execute("SELECT how FROM session").fetchall() == [("closed",)]
+    recorder.close()
+    assert b"alice@example.org" not in b"".join(path.read_bytes() for path in tmp_path.glob("audit.db*"))

@@ -514,7 +514,7 @@ def test_a_store_that_lost_what_the_journal_has(bench: Bench) -> None:
 
 
 def test_a_store_without_its_journal(bench: Bench) -> None:
-    """Put back from a copy of `audit.db`: the journal is a new one, and begins with 1."""
+    """Put back from a copy of `audit.db`: the journal is a new one, and begins beyond all that was there."""
     for number in range(3):
         bench.write(*_numbered(2, 2 * number))
         bench.journal.turn()
@@ -532,7 +532,23 @@ def test_a_store_without_its_journal(bench: Bench) -> None:
     bench.write(*_numbered(2, 8))
     _all(recorder)
     assert bench.taken() == _numbered(10)
-    assert bench.segments == [2]
+    assert bench.segments[0] > 1_000_000_000
+
+
+def test_a_new_journal_is_not_taken_for_the_one_that_was_read(bench: Bench) -> None:
+    """Its first segment is longer than the store had read of the one before, which was the first, too."""
+    bench.write(*_numbered(3))
+    _all(bench.recorder())
+    assert bench.recorder().store.position.startswith("1:")
+    _powered_down(bench)
+    shutil.rmtree(bench.journal_directory)
+    bench.journal_directory.mkdir()
+    bench.journal = Journal(bench.journal_directory)
+    bench.write(*_numbered(20, 3))
+    recorder = bench.recorder()
+    _all(recorder)
+    assert bench.taken() == _numbered(23)
+    assert recorder.progress.waiting == 0
 
 
 def test_an_older_store_with_a_newer_journal(bench: Bench) -> None:
