@@ -5,11 +5,13 @@ import stat
 from pathlib import Path
 
 import click
+import msgspec
 
 from smtpproxy.audit.keys import KeyFileError, create, keep_names, load, succeed, write_file
 from smtpproxy.audit.notes import Checkpoint, NoteError
 from smtpproxy.audit_options import UNREADABLE, USAGE, fail, store_option
 from smtpproxy.store.owning import take
+from smtpproxy.store.proving import SUCCESSIONS, successions
 from smtpproxy.store.reading import POSTGRES
 from smtpproxy.store.store import Store
 
@@ -99,6 +101,7 @@ def rotate(file: Path, where: str) -> None:
         with store.on_disk(), store.changing():
             store.say("audit-key", {"vkey": vkey, "previous": old.vkey, "note": note})
             store.keep("vkey", vkey)
+            store.keep(SUCCESSIONS, msgspec.json.encode([*successions(store.value), note]).decode())
         _replace(file, new, vkey)
     except (KeyFileError, NoteError) as error:
         fail(str(error), USAGE)

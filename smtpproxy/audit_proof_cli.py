@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 import click
 
 from smtpproxy.audit.entries import leaf_of
-from smtpproxy.audit.keys import KeyFileError, follow, load_verifiers, open_checkpoint
+from smtpproxy.audit.keys import KeyFileError, follow_from, load_verifiers, open_checkpoint
 from smtpproxy.audit.notes import NoteError, Verifier
 from smtpproxy.audit.proofs import parse_proof
 from smtpproxy.audit.tree import check_inclusion
@@ -247,11 +247,12 @@ def prove_(where: str, number: int | None, message_id: str | None, line: bool) -
 def check_proof(proof: IO[str], record: IO[bytes], key: str) -> None:
     """Check that a record is in the log that a key signs.
 
-    PROOF is what `smtpproxy audit prove` printed, RECORD the record's line. Nothing else is needed but the key.
+    PROOF is what `smtpproxy audit prove` printed, RECORD the record's line. Nothing else is needed but the key, be it
+    the one that signs now or one before it.
     """
     try:
         read = parse_proof(proof.read())
-        signed = open_checkpoint(read.note, follow(_vkey(key), []))
+        signed = open_checkpoint(read.note, follow_from(_vkey(key), read.successions))
     except (NoteError, ValueError) as error:
         fail(str(error), FOUND)
     leaf = leaf_of(record.read().rstrip(b"\n"))

@@ -107,6 +107,26 @@ def test_a_key_is_replaced(site: Site) -> None:
     assert report.checkpoints == 3
 
 
+def test_a_proof_leads_from_any_key_to_the_one_that_signed(site: Site, tmp_path: Path) -> None:
+    keys = [site.vkey]
+    for _ in range(2):
+        assert site.rotate().exit_code == 0
+        site.grow()
+        keys.append(load(site.file).vkey)
+    proved = CliRunner().invoke(audit, ["prove", "5", "--store", str(site.store)])
+    assert proved.exit_code == 0, proved.stderr
+    assert len(proved.stdout) < 4000
+    proof, record = tmp_path / "proof", tmp_path / "record"
+    proof.write_text(proved.stdout)
+    record.write_text(proved.stderr)
+    stranger = run("init", tmp_path / "stranger.key", "--name", "gw.example/audit").stdout.strip()
+    for vkey, code in (*((each, 0) for each in keys), (stranger, 1)):
+        assert CliRunner().invoke(audit, ["check-proof", str(proof), str(record), "--key", vkey]).exit_code == code
+    proof.write_text("".join(line for line in proved.stdout.splitlines(keepends=True) if not line.startswith("extra ")))
+    for vkey, code in zip(keys, (1, 1, 0), strict=True):
+        assert CliRunner().invoke(audit, ["check-proof", str(proof), str(record), "--key", vkey]).exit_code == code
+
+
 def test_not_while_a_proxy_has_the_store(site: Site) -> None:
     lock = take(site.store)
     assert lock is not None

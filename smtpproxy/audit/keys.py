@@ -182,6 +182,22 @@ def follow(trusted: str, successions: Sequence[str]) -> list[Term]:
     return terms
 
 
+def follow_from(trusted: str, successions: Sequence[str]) -> list[Term]:
+    """As `follow`, from a key that may have had its term in between: what was before it does not count.
+
+    Raises:
+        NoteError: what this key handed over does not go on from there.
+    """
+    verifier = Verifier(trusted)
+    for number, note in enumerate(successions):
+        try:
+            open_note(note, [verifier])
+        except NoteError:
+            continue
+        return follow(trusted, successions[number:])
+    return [Term(verifier, None)]
+
+
 def open_checkpoint(note: str, terms: Sequence[Term]) -> Checkpoint:
     """What a checkpoint says, if the key signed it whose term it falls into.
 

@@ -1,6 +1,7 @@
 """The proof that one record is in the tree, as a text to be kept or sent: c2sp.org/tlog-proof.
 
     c2sp.org/tlog-proof@v1
+    extra c210cHByb3h5IGtleSBzdWNjZXNzaW9uIHYxCi…    where the key was replaced: how, base64
     index 73894                                       the record's number
     gSKyXoYZUgZ6jduWYrkDOARinOMGJveXjgMkBTcdPlQ=      the inclusion proof, the leaf's neighbour first
     …
@@ -17,6 +18,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from smtpproxy.audit.keys import SUCCESSION
 from smtpproxy.audit.notes import LARGEST, NoteError, decimal, decode64
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
@@ -30,22 +32,25 @@ class Proof(NamedTuple):
     number: int  # of the record, from 0
     hashes: list[bytes]  # the inclusion proof, 32 octets each
     note: str  # the checkpoint, not verified
+    successions: tuple[str, ...] = ()  # keys.succeed: from the first key to the one that signed it, not verified
 
 
-def proof_text(number: int, hashes: Sequence[bytes], note: str) -> str:
+def proof_text(number: int, hashes: Sequence[bytes], note: str, successions: Sequence[str] = ()) -> str:
     """The text of a proof.
 
     Args:
         number: of the record, from 0.
         hashes: the inclusion proof (tree.inclusion_proof).
         note: a signed checkpoint.
+        successions: how its key came to sign, for who has an earlier one.
     """
-    lines = [HEADER, f"{_INDEX}{number}", *(b64encode(each).decode() for each in hashes), "", note]
+    extra = [f"{_EXTRA}{b64encode(''.join(successions).encode()).decode()}"] if successions else []
+    lines = [HEADER, *extra, f"{_INDEX}{number}", *(b64encode(each).decode() for each in hashes), "", note]
     return "\n".join(lines)
 
 
 def parse_proof(text: str) -> Proof:
-    """What a proof says; what its line of extras says is passed over, because nobody vouches for it.
+    """What a proof says. Extras that are none of ours are passed over.
 
     Raises:
         NoteError: it is no proof in this form.
@@ -56,7 +61,8 @@ def parse_proof(text: str) -> Proof:
     lines = head.split("\n")
     if lines[0] != HEADER or not gap:
         raise NoteError(f"this is no proof: it begins with {HEADER}, and has a checkpoint behind an empty line")
-    rest = lines[2:] if len(lines) > 1 and lines[1].startswith(_EXTRA) else lines[1:]
+    extra = lines[1].removeprefix(_EXTRA) if len(lines) > 1 and lines[1].startswith(_EXTRA) else None
+    rest = lines[1:] if extra is None else lines[2:]
     number = decimal(rest[0].removeprefix(_INDEX)) if rest and rest[0].startswith(_INDEX) else None
     if number is None:
         raise NoteError("the proof does not say which record it is about: `index NUMBER`")
@@ -68,4 +74,12 @@ def parse_proof(text: str) -> Proof:
         if octets is None or len(octets) != 32:
             raise NoteError(f"{line[:80]!r} is no hash: base64 of 32 octets")
         hashes.append(octets)
-    return Proof(number, hashes, note)
+    return Proof(number, hashes, note, _successions(extra or ""))
+
+
+def _successions(extra: str) -> tuple[str, ...]:
+    """The notes in the line of extras, which stand one behind the other."""
+    text = (decode64(extra) or b"").decode("utf-8", "replace")
+    if not text.startswith(SUCCESSION):
+        return ()
+    return tuple(SUCCESSION + each for each in text.split(SUCCESSION)[1:])

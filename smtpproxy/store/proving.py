@@ -1,6 +1,9 @@
 """Proofs out of a store: that a record is in the tree of a checkpoint, that one tree is the beginning of another."""
 
 from collections.abc import Callable
+from typing import Final
+
+import msgspec
 
 from smtpproxy.audit.entries import leaf_of
 from smtpproxy.audit.notes import NoteError, parse_checkpoint, unverified_text
@@ -9,6 +12,8 @@ from smtpproxy.audit.tree import Frontier, inclusion_proof
 from smtpproxy.store.errors import StoreError
 from smtpproxy.store.reading import Reader
 from smtpproxy.store.store import SUBTREE
+
+SUCCESSIONS: Final = "successions"  # in `meta`
 
 
 def range_hash(reader: Reader) -> Callable[[int, int], bytes]:
@@ -54,7 +59,13 @@ def prove(reader: Reader, number: int) -> str:
         raise StoreError(f"the newest checkpoint proves nothing, a proof needs a key that signs: {error}") from error
     if size <= number:
         raise StoreError(f"no checkpoint is about record {number} yet; the newest is of {size} records")
-    return proof_text(number, inclusion_proof(number, size, range_hash(reader)), note)
+    return proof_text(number, inclusion_proof(number, size, range_hash(reader)), note, successions(reader.meta))
+
+
+def successions(meta: Callable[[str], str]) -> list[str]:
+    """How the key of a store came to sign, from the first one on; none if it was never replaced, or nobody kept it."""
+    kept = meta(SUCCESSIONS)
+    return msgspec.json.decode(kept, type=list[str]) if kept else []
 
 
 def newest(reader: Reader) -> str:

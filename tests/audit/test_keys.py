@@ -21,6 +21,7 @@ from smtpproxy.audit.keys import (
     KeyFileError,
     create,
     follow,
+    follow_from,
     load,
     load_verifiers,
     open_checkpoint,
@@ -312,6 +313,17 @@ SAID = (SUCCESSION, "size 100", f"root {ROOT}", f"key {SECOND.vkey}")
 def test_what_does_not_hand_over(successions: list[str], why: str) -> None:
     with pytest.raises(NoteError, match=why):
         follow(FIRST.vkey, successions)
+
+
+def test_from_any_of_the_keys() -> None:
+    whole = [FIRST.vkey, SECOND.vkey, THIRD.vkey]
+    assert [term.verifier.vkey for term in follow_from(FIRST.vkey, HANDED)] == whole
+    assert [term.verifier.vkey for term in follow_from(SECOND.vkey, HANDED)] == [SECOND.vkey, THIRD.vkey]
+    assert [term.verifier.vkey for term in follow_from(THIRD.vkey, HANDED)] == [THIRD.vkey]
+    assert [term.verifier.vkey for term in follow_from(FIRST.vkey, [])] == [FIRST.vkey]
+    assert [term.verifier.vkey for term in follow_from(STRANGER.vkey, [*HANDED, "nothing"])] == [STRANGER.vkey]
+    with pytest.raises(NoteError, match="succession 2"):
+        follow_from(FIRST.vkey, [HANDED[0], "nothing"])
 
 
 def test_a_key_may_be_replaced_before_a_record_comes() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.audit.entries import entry_of, leaf_of
-from smtpproxy.audit.keys import follow, open_checkpoint
+from smtpproxy.audit.keys import SUCCESSION, follow, open_checkpoint
 from smtpproxy.audit.notes import NoteError, Signer, checkpoint_text, sign
 from smtpproxy.audit.proofs import MOST_HASHES, Proof, parse_proof, proof_text
 from smtpproxy.audit.tree import check_inclusion, inclusion_proof, root_of
@@ -80,6 +80,18 @@ def test_the_form() -> None:
     assert parse_proof(proof_text(0, [], NOTE)) == Proof(0, [], NOTE)
 
 
+def test_successions_go_along() -> None:
+    notes = tuple(f"{SUCCESSION}\nsize {number}\n\n— a AAAA\n" for number in range(3))
+    for some in (notes, notes[:1], ()):
+        text = proof_text(73894, HASHES[:3], NOTE, some)
+        assert parse_proof(text) == parse_proof(TEXT)._replace(successions=some)
+
+
+@pytest.mark.parametrize("extra", ["", "AAA", "=", "//8=", "x" * 1000])
+def test_extras_that_are_nothing(extra: str) -> None:
+    assert parse_proof(TEXT.replace("index", f"extra {extra}\nindex")) == parse_proof(TEXT)
+
+
 def test_extras_of_others_are_passed_over() -> None:
     assert parse_proof(TEXT.replace("index", "extra AAAA\nindex")) == parse_proof(TEXT)
 
@@ -139,4 +151,4 @@ def test_whatever_a_stranger_writes_is_read_or_refused(text: str) -> None:
 
 @given(st.integers(0, 2**63 - 1), st.lists(st.binary(min_size=32, max_size=32), max_size=MOST_HASHES), st.text())
 def test_a_proof_comes_back_as_it_was(number: int, hashes: list[bytes], note: str) -> None:
-    assert parse_proof(proof_text(number, hashes, note)) == (number, hashes, note)
+    assert parse_proof(proof_text(number, hashes, note)) == Proof(number, hashes, note)
