@@ -4,8 +4,8 @@
 #   apt:       postfix (brings smtp-source and smtp-sink), swaks, libnet-ssleay-perl (its TLS) and
 #              libio-socket-inet6-perl (its IPv6), msmtp, openssl, testssl.sh and bsdextrautils (its hexdump), haproxy
 #              (the PROXY protocol), stunnel4 (bench), jq (the examples of docs/audit.md); nftables, iproute2, util-linux
-#              and procps (tests/gateway), systemd and keepalived (tests/deploy), prometheus (tests/metrics), postgresql, gcc and libc6-dev
-#              (tests/store).
+#              and procps (tests/gateway), systemd and keepalived (tests/deploy), prometheus (tests/metrics),
+#              postgresql, rsyslog with its TLS, gcc and libc6-dev (tests/store).
 #   unpacked:  exim4, opensmtpd and sendmail conflict with postfix, so their packages are only unpacked, together
 #              with the shared libraries that the machine lacks, into $SMTPPROXY_PEERS (default: <repo>/.peers).
 #              OpenSMTPD 6 cannot do TLS with OpenSSL 3 (its issue 1171), so Debian 12's comes from backports.
@@ -18,7 +18,7 @@ set -eu
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 tree=${SMTPPROXY_PEERS:-$repo/.peers}
 installed="postfix swaks libnet-ssleay-perl libio-socket-inet6-perl msmtp openssl testssl.sh bsdextrautils haproxy stunnel4 jq"
-installed="$installed nftables iproute2 util-linux procps systemd keepalived postgresql prometheus gcc libc6-dev"
+installed="$installed nftables iproute2 util-linux procps systemd keepalived postgresql prometheus rsyslog rsyslog-openssl gcc libc6-dev"
 unpacked="exim4-daemon-light exim4-base opensmtpd sendmail-bin sendmail-base"
 stamp=$tree/.complete
 programs="usr/sbin/exim4 usr/sbin/smtpd usr/libexec/sendmail/sendmail"
