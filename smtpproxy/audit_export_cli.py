@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -66,9 +67,11 @@ def export(where: str, asked: Question, form: str, output: Path | None) -> None:
         check_names(reader, asked)
         try:
             if form == "parquet" and output is not None:
-                parquet.write(mails(reader, asked), output)
+                with _ending_in_order():
+                    parquet.write(mails(reader, asked), output)
             elif output is not None:
-                _to_file(_lines(reader, asked, form, bytes.decode), output)
+                with _ending_in_order():
+                    _to_file(_lines(reader, asked, form, bytes.decode), output)
             else:
                 write(_lines(reader, asked, form, of_record))
         except ImportError as error:
@@ -79,6 +82,16 @@ def export(where: str, asked: Question, form: str, output: Path | None) -> None:
             if output is None:
                 raise  # which is seen to where nobody reads on, too
             fail(f"{output} can't be written: {error.strerror or error}", UNREADABLE)
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Told to end (SIGTERM), it takes away what it began, as after Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _lines(reader: Reader, asked: Question, form: str, as_text: Callable[[bytes], str]) -> Iterator[str]:

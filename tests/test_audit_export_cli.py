@@ -4,15 +4,18 @@ import json
 import os
 import re
 import shlex
+import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from smtpproxy import audit_export_cli
 from smtpproxy.audit_cli import audit
 from smtpproxy.inquiry import ecs, ocsf, parquet
 from smtpproxy.inquiry.exporting import Mail, mails
@@ -278,3 +281,25 @@ def test_what_is_no_file_stays_what_it_is(store: str, monkeypatch: pytest.Monkey
     result = run(store, "--format", form, "--output", "/dev/null")
     assert result.exit_code == 2, result.output
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "ecs", "parquet"])
+def test_told_to_end_it_leaves_nothing(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """What was there before stays, too."""
+    (tmp_path / "out").write_text("before")
+    began = signal.getsignal(signal.SIGTERM)
+    for name in ("records", "mails"):
+        real = getattr(audit_export_cli, name)
+
+        def killed(*args: Any, real: Any = real) -> Iterator[Any]:
+            found = real(*args)
+            yield next(found)
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield from found
+
+        monkeypatch.setattr(audit_export_cli, name, killed)
+    done = run(store, "--format", form, "--output", str(tmp_path / "out"))
+    assert done.exit_code == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "before"
+    assert signal.getsignal(signal.SIGTERM) == began
