@@ -40,7 +40,7 @@ _DOMAIN: Final = r"\[[^\]\s]*+\]|[^\s<>@\"(),;\[\]\\]+"
 _HOST: Final = rf"\[[^\]\s]*+\]|{_ATOM}++"  # of a source route, which a colon ends
 _ADDRESS: Final = re.compile(rf"(?P<local>{_QUOTED}|(?<!{_ATOM}){_ATOM}++)@(?:(?P<domain>{_DOMAIN})|(?![^\s>]))")
 _ENCODED: Final = re.compile(rf"(?<!{_ATOM})({_ATOM}+?)(%40|\+40|=40)({_ATOM}+)")  # in a URL, xtext, quoted-printable
-_ALONE: Final = re.compile(r"<([^<>@\s]++)>")  # a path without a domain
+_ALONE: Final = re.compile(r"<(?!(?:CR|LF|CRLF)>)([^<>@\s]++)>")  # a path without a domain; not of <CR><LF>.<CR><LF>
 _RUN: Final = re.compile(rf"{_ATOM}++")
 _WORD: Final = re.compile(r"[^\W_]++")
 _OURS: Final = re.compile(r"~(?:k[0-9]{1,6}\.[a-z2-7]{12}(?:[a-z2-7]{8})?)?(?![^\W_])")

@@ -61,7 +61,8 @@ class Progress(NamedTuple):
         journal: octets of the journal; waiting: those of them that are not in the store yet.
         lag: seconds since nothing waited.
         full: there is no room for the record of further mails.
-        signed: records the last checkpoint is of; checkpoint: when it was made, seconds since 1970.
+        signed: records the last checkpoint is of; checkpoint: when it was made, seconds since 1970, or, where the one
+            that is due at the start was not made yet, when this began.
         checkpoints: made by this recorder.
         gaps: records that never came, as the numbers tell that workers give them; seen by this recorder.
     """
@@ -102,8 +103,9 @@ class Recorder:
         self._checkpoints = 0
         self._sequences: dict[str, int] = {}
         self._signed = self._last_checkpoint()
-        self._signed_at = clock() if self._signed == self.store.size else float("-inf")  # left unsigned: at once
-        self._caught_up_at = clock()
+        # What was left unsigned is signed at once, and so is the beginning: with no checkpoint a key proves nothing.
+        self._signed_at = clock() if self._signed and self._signed == self.store.size else float("-inf")
+        self._began_at = self._caught_up_at = clock()
         try:
             self._introduce()
         except BaseException:
@@ -140,7 +142,7 @@ class Recorder:
             lag=max(self._clock() - self._caught_up_at, 0.0) if waiting else 0.0,
             full=self._state.behind or self._state.refusing,
             signed=self._signed,
-            checkpoint=self._signed_at,
+            checkpoint=self._began_at if self._signed_at < 0 else self._signed_at,
             checkpoints=self._checkpoints,
             gaps=self._gaps,
         )

@@ -252,7 +252,17 @@ def test_what_is_done_twice_is_as_done_once() -> None:
     assert seen.command(once) == once
 
 
-@pytest.mark.parametrize("text", ["250 2.1.0 Ok", "EHLO client.example.org", "QUIT", "DATA", "250 mx.example SIZE 40"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "354 End data with <CR><LF>.<CR><LF>",
+        "250 2.1.0 Ok",
+        "EHLO client.example.org",
+        "QUIT",
+        "DATA",
+        "250 mx.example SIZE 40",
+    ],
+)
 def test_what_names_nobody_is_left(text: str) -> None:
     assert _seen().text(text) == text
 

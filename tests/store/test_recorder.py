@@ -592,17 +592,22 @@ def _checkpoints(recorder: Recorder) -> list[tuple[int, float, bytes, str]]:
 
 
 def test_a_checkpoint_after_so_many_records(bench: Bench) -> None:
+    """And at the beginning: a store that nothing was signed of can't be told from one whose checkpoints were taken."""
     recorder = bench.recorder(Terms(ORIGIN, signer(), records=10, seconds=1e9))
+    assert recorder.progress.checkpoint == bench.clock.now
+    bench.write(b'{"n":-1}')
+    _all(recorder)
+    assert [row[0] for row in _checkpoints(recorder)] == [1]
     bench.write(*_numbered(9))
     _all(recorder)
-    assert _checkpoints(recorder) == []
+    assert [row[0] for row in _checkpoints(recorder)] == [1]
     bench.write(*_numbered(1, 9))
     _all(recorder)
-    ((size, at, root, note),) = _checkpoints(recorder)
-    assert (size, at) == (10, bench.clock.now)
-    assert parse_checkpoint(open_note(note, [Verifier(signer().vkey)])) == (ORIGIN, 10, root)
+    _, (size, at, root, note) = _checkpoints(recorder)
+    assert (size, at) == (11, bench.clock.now)
+    assert parse_checkpoint(open_note(note, [Verifier(signer().vkey)])) == (ORIGIN, 11, root)
     assert root == recorder.store.frontier.root()
-    assert (recorder.progress.signed, recorder.progress.checkpoints) == (10, 1)
+    assert (recorder.progress.signed, recorder.progress.checkpoints) == (11, 2)
 
 
 def test_a_checkpoint_after_so_long_and_only_if_there_is_something(bench: Bench) -> None:
@@ -660,6 +665,8 @@ def test_a_checkpoint_is_synced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     recorder = bench.recorder(Terms(ORIGIN, signer(), records=1000, seconds=1e9))
     bench.write(b'{"n":0}')
     _all(recorder)
+    bench.write(b'{"n":1}')
+    _all(recorder)
     levels: list[int] = []
     changing = Store.changing
 
@@ -691,7 +698,7 @@ def test_every_checkpoint_is_of_the_tree_there_was(bench: Bench) -> None:
     for line in itertools.islice(lines(100), 300):
         bench.write(line)
         recorder.step()
-    assert len(_checkpoints(recorder)) == 300 // 7
+    assert [row[0] for row in _checkpoints(recorder)] == list(range(1, 300, 7))
     recorder.checkpoint()
     report = verified(bench.directory, vkey=signer().vkey)
     assert not report.findings
