@@ -42,6 +42,7 @@ class Terms(NamedTuple):
         origin: what checkpoints call this gateway's log.
         signer: signs them; None: nobody does.
         records, seconds: when a new one is made: after so many, or so long behind the last one, if there is something.
+            Infinite seconds: time makes none, and a start neither.
         queue: octets of the journal that may wait for the store.
     """
 
@@ -262,7 +263,8 @@ class Recorder:
     def _checkpoint_if_due(self) -> None:
         fresh = self.store.size - self._signed
         behind = self._clock() - self._signed_at  # below 0: the clock was set back
-        if fresh and (fresh >= self._terms.records or not 0 <= behind < self._terms.seconds):
+        late = self._terms.seconds < float("inf") and not 0 <= behind < self._terms.seconds
+        if fresh and (late or fresh >= self._terms.records):
             self.checkpoint()
 
     def checkpoint(self) -> None:

@@ -58,6 +58,10 @@ def test_without_a_recorder_it_is_done_here(directory: Path) -> None:
 
 def test_it_signs_nothing_and_leaves_the_names_as_they_were(directory: Path) -> None:
     settled(directory)
+    with contextlib.closing(Journal(directory / "journal")) as journal:  # now with what a recorder would sign at once
+        journal.add(b'{"v":1,"kind":"note"}\n')
+        journal.flush()
+    settled(directory)
     with contextlib.closing(Store(directory)) as store:
         assert store.connection.execute("SELECT count(*) FROM checkpoint").fetchone() == (0,)
         assert (store.value("origin"), store.value("vkey")) == (ORIGIN, signer().vkey)
