@@ -3,7 +3,8 @@
 - It keeps the descriptors that it is given and no other. A copy of another worker's order socket, above all, would keep
   that worker from seeing that the supervisor is gone.
 - Ctrl-C reaches the whole group of processes, and what it means is the supervisor's to say: SIGINT, SIGHUP and SIGUSR2
-  are ignored. SIGTERM waits until the worker is there to hear it (`hear_sigterm`).
+  are ignored. SIGTERM waits until the worker is there to hear it (`hear_sigterm`), and means nothing any more once it
+  has heard: it does not cut off who is about to end.
 - It ends where its task ends, without a look at anything it has inherited.
 
 What must never happen: a fork while a thread runs.
@@ -54,8 +55,8 @@ def _become_worker(task: Callable[[], int], kept: list[int]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, _is_ending)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
         _close_all_but(kept)
         code = task()
@@ -67,6 +68,11 @@ def _become_worker(task: Callable[[], int], kept: list[int]) -> NoReturn:
                 stream.flush()
         finally:
             os._exit(code)
+
+
+def _is_ending(_number: int, _frame: object) -> None:
+    """What is there before a worker has a handler of its own, which is before it hears the signal, and behind that one:
+    a service manager tells all processes to end, and this one may be about to, told by the supervisor."""
 
 
 def _close_all_but(kept: list[int]) -> None:
