@@ -162,8 +162,8 @@ class Seen:
             for word in _WORD.findall(name):
                 if word != name:
                     self._remember(word, "~")
-            if domain and shown != f"~@{domain}":
-                self._remember(domain.casefold(), self._addresses.domain(domain))
+            if (its := self._addresses.domain(domain) if domain else "") != domain:
+                self._remember(domain.casefold(), its)
         return shown
 
     def _remember(self, name: str, shown: str) -> None:
@@ -303,7 +303,7 @@ class Seen:
 
     def _found(self, found: re.Match[str]) -> str:
         local, domain = found["local"], found["domain"] or ""
-        if local.startswith("~"):  # it is one already
+        if _OURS.fullmatch(local):
             return found[0]
         before = ""
         if local[:5].upper() == "AUTH=" and len(local) > 5:
@@ -314,8 +314,6 @@ class Seen:
 
     def _encoded(self, found: re.Match[str]) -> str:
         local, domain = found[1], found[3]
-        if "~" in local:
-            return found[0]
         head, equals, tail = local.rpartition("=")
         bare = domain.rstrip(_ENDS)
         if equals:  # of a URL: what is before it is hidden as well, if it is no plain word

@@ -16,17 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.gateway import ROOT, Account, Clients, Gateway, Server, compare, folder, the_same, until
+from tests.store.gateway import ROOT, Account, Clients, Gateway, Server, compare, the_same, until
 from tests.store.outside import Disk, Shim
 
 NOT_NOW = "451 4.3.1 "
 KILLED = "killed by SIGKILL"
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    with folder() as path:
-        yield path
 
 
 @pytest.fixture

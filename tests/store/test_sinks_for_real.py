@@ -21,16 +21,10 @@ import trustme
 
 from smtpproxy.audit.entries import leaf_of
 from tests.store.collector import Collector, facts
-from tests.store.gateway import Clients, Gateway, Server, folder, until
+from tests.store.gateway import Clients, Gateway, Server, until
 
 DOCS = Path(__file__).parents[2] / "docs" / "audit-sinks.md"
 RSYSLOGD = shutil.which("rsyslogd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    with folder() as path:
-        yield path
 
 
 @pytest.fixture

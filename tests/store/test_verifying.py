@@ -1,6 +1,5 @@
 """Attacks on the record (J1 to J9 of its threats): each is found, and named."""
 
-import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +16,6 @@ from tests.store.filling import Writer, lines
 from tests.store.signing import ORIGIN, checkpoint, edited, signed, signer, tampered, verified
 
 KEY = signer()
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A store of about 1,900 records with a checkpoint every 300, and their notes."""
-    directory = tmp_path_factory.mktemp("original")
-    return directory, signed(directory)
-
-
-@pytest.fixture
-def store(original: tuple[Path, list[str]], tmp_path: Path) -> Path:
-    """A copy of it, to be tampered with."""
-    directory = tmp_path / "store"
-    shutil.copytree(original[0], directory)
-    return directory
 
 
 def _found(directory: Path, **options: object) -> list[str]:

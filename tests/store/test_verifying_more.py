@@ -1,6 +1,5 @@
 """Attacks by who can write the store, and knows how it is verified: what is taken away or put in so that it fits."""
 
-import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,6 @@ from tests.store.filling import Writer, lines
 from tests.store.signing import ORIGIN, checkpoint, signed, signer, tampered, verified
 
 KEY = signer()
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A store of about 1,900 records with a checkpoint every 300, and their notes."""
-    directory = tmp_path_factory.mktemp("original")
-    return directory, signed(directory)
-
-
-@pytest.fixture
-def store(original: tuple[Path, list[str]], tmp_path: Path) -> Path:
-    """A copy of it, to be tampered with."""
-    directory = tmp_path / "store"
-    shutil.copytree(original[0], directory)
-    return directory
 
 
 def _found(directory: Path, **options: Any) -> list[str]:
